@@ -1,0 +1,237 @@
+"""The words of the project: states, frozen records and deterministic ids. Imports nothing of ours."""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID, uuid5
+
+NAMESPACE = UUID("6f1f3c52-9d0e-5a7b-8c44-1d2f8a90b7e1")
+CHUNKER = "markdown"
+CHUNKER_VERSION = 1
+
+
+class State(StrEnum):
+    """The states of an upload job. The database holds the same list and enforces the transitions."""
+
+    UPLOADED = "uploaded"
+    PARSE_QUEUED = "parse_queued"
+    PARSED = "parsed"
+    PARSE_VALIDATED = "parse_validated"
+    CHUNKS_STORED = "chunks_stored"
+    EMBEDDING_IN_PROGRESS = "embedding_in_progress"
+    EMBEDDINGS_STORED = "embeddings_stored"
+    COMPLETE = "complete"
+    FAILED_PARSE = "failed_parse"
+    FAILED_CHUNKING = "failed_chunking"
+    FAILED_EMBEDDING = "failed_embedding"
+    CANCELLED = "cancelled"
+
+
+HAPPY_PATH: tuple[State, ...] = (
+    State.UPLOADED,
+    State.PARSE_QUEUED,
+    State.PARSED,
+    State.PARSE_VALIDATED,
+    State.CHUNKS_STORED,
+    State.EMBEDDING_IN_PROGRESS,
+    State.EMBEDDINGS_STORED,
+    State.COMPLETE,
+)
+DEAD_LETTERS: frozenset[State] = frozenset({State.FAILED_PARSE, State.FAILED_CHUNKING, State.FAILED_EMBEDDING})
+SETTLED: frozenset[State] = DEAD_LETTERS | {State.COMPLETE, State.CANCELLED}
+
+# Mirrors upload_pipeline.state_transitions; a test compares the two.
+TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
+    [
+        *zip(HAPPY_PATH, HAPPY_PATH[1:], strict=False),
+        # a parse job that the vendor lost is submitted anew
+        (State.PARSE_QUEUED, State.UPLOADED),
+        (State.PARSED, State.UPLOADED),
+        # dead letters, from where each stage works
+        (State.UPLOADED, State.FAILED_PARSE),
+        (State.PARSE_QUEUED, State.FAILED_PARSE),
+        (State.PARSED, State.FAILED_PARSE),
+        (State.PARSE_VALIDATED, State.FAILED_CHUNKING),
+        (State.CHUNKS_STORED, State.FAILED_EMBEDDING),
+        (State.EMBEDDING_IN_PROGRESS, State.FAILED_EMBEDDING),
+        (State.EMBEDDINGS_STORED, State.FAILED_EMBEDDING),
+        # replays: back to the last state whose writes are durable
+        (State.FAILED_PARSE, State.UPLOADED),
+        (State.FAILED_CHUNKING, State.PARSE_VALIDATED),
+        (State.FAILED_EMBEDDING, State.CHUNKS_STORED),
+        # cancelling, from every state in which work is still to be done
+        *((state, State.CANCELLED) for state in HAPPY_PATH if state is not State.COMPLETE),
+        *((state, State.CANCELLED) for state in DEAD_LETTERS),
+        (State.CANCELLED, State.UPLOADED),
+    ]
+)
+
+REPLAY_TARGET: dict[State, State] = {
+    State.FAILED_PARSE: State.UPLOADED,
+    State.FAILED_CHUNKING: State.PARSE_VALIDATED,
+    State.FAILED_EMBEDDING: State.CHUNKS_STORED,
+    State.CANCELLED: State.UPLOADED,
+}
+
+
+def dead_letter_of(state: State) -> State:
+    """The dead letter for a document whose work failed for good in `state`."""
+    if state in (State.UPLOADED, State.PARSE_QUEUED, State.PARSED):
+        return State.FAILED_PARSE
+    if state is State.PARSE_VALIDATED:
+        return State.FAILED_CHUNKING
+    if state in (State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS, State.EMBEDDINGS_STORED):
+        return State.FAILED_EMBEDDING
+    raise ValueError(f"no work is done in state {state}")
+
+
+class ParseOutcome(StrEnum):
+    """How a parse job ended at the vendor, as its webhook or a poll said."""
+
+    SUCCESS = "success"
+    PARTIAL_SUCCESS = "partial_success"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+def document_id_for(owner_id: UUID, sha256: bytes) -> UUID:
+    """One document for each (owner, content): the same file uploaded twice by one owner is one document."""
+    return uuid5(NAMESPACE, f"{owner_id}:{sha256.hex()}")
+
+
+def chunk_id_for(document_id: UUID, ordinal: int) -> UUID:
+    """One id for each (document, chunker, chunker version, position)."""
+    return uuid5(NAMESPACE, f"{document_id}:{CHUNKER}:{CHUNKER_VERSION}:{ordinal}")
+
+
+def sha256_of(text: str) -> bytes:
+    """The hash of a text, 32 bytes, over its UTF-8 form."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A row of upload_pipeline.documents joined with its job, as the workers see it."""
+
+    document_id: UUID
+    owner_id: UUID
+    filename: str
+    content_type: str
+    size_bytes: int
+    sha256: bytes
+    object_key: str
+    state: State
+    attempt: int
+    correlation_id: UUID
+    parse_job_id: str | None
+    parse_outcome: ParseOutcome | None
+    parsed_key: str | None
+    parsed_sha256: bytes | None
+    page_count: int | None
+    chunk_count: int | None
+    token_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParseJob:
+    """A parse job as the vendor reports it; `error_code` is one of the vendor's failure codes, if it failed."""
+
+    job_id: str
+    outcome: ParseOutcome | None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPage:
+    """One page of a parse result. `markdown` is None where the vendor could not read the page; `error` says why."""
+
+    page_number: int
+    markdown: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedText:
+    """Normalised Markdown of a document.
+
+    `page_starts[i]` is the character offset in `text` at which page `page_numbers[i]` begins; both ascend.
+    """
+
+    text: str
+    page_numbers: tuple[int, ...]
+    page_starts: tuple[int, ...]
+    failed_pages: tuple[int, ...] = ()
+    removed_characters: int = 0
+
+    @property
+    def sha256(self) -> bytes:
+        return sha256_of(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document: `text == parsed.text[start:end]`, offsets in characters, end exclusive."""
+
+    chunk_id: UUID
+    ordinal: int
+    text: str
+    sha256: bytes
+    start: int
+    end: int
+    first_page: int
+    last_page: int
+    heading_path: tuple[str, ...]
+    token_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A classified failure of one document, as it is stored, shown and logged."""
+
+    code: str
+    message: str
+    stage: str
+    transient: bool
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a blocking check of a stage found; `facts` become metadata in the Dagster UI."""
+
+    name: str
+    passed: bool
+    message: str
+    facts: dict[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a document's history."""
+
+    at: datetime
+    actor: str
+    from_state: State | None
+    to_state: State
+    attempt: int
+    error_code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """One result of a search; `score` is the cosine similarity, from -1 to 1."""
+
+    document_id: UUID
+    chunk_id: UUID
+    filename: str
+    ordinal: int
+    first_page: int
+    last_page: int
+    heading_path: tuple[str, ...]
+    start: int
+    end: int
+    text: str
+    score: float

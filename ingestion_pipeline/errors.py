@@ -1,0 +1,124 @@
+"""Every error that this project raises on purpose.
+
+An error is classified once, where the cause is known (the adapter or the stage), as permanent or transient. Anything that
+is not an IngestionError is a bug: it is reported as `internal_error` and never retried silently.
+"""
+
+from typing import ClassVar
+
+
+class IngestionError(Exception):
+    """Root of all errors of this project; `code` is stable and part of the public interface."""
+
+    code: str = "internal_error"
+    transient: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        if code is not None:
+            self.code = code
+
+
+class PermanentError(IngestionError):
+    """The same input will fail in the same way again: a dead letter, with a remedy for a human."""
+
+    code = "permanent_error"
+
+
+class TransientError(IngestionError):
+    """The outside world was not ready; the same call may succeed later. `retry_after_seconds` is the sender's own wish."""
+
+    code = "transient_error"
+    transient = True
+
+
+class InvalidDocumentError(PermanentError):
+    """The bytes or the name that a user gave us can't be ingested."""
+
+    code = "invalid_document"
+
+
+class UnsupportedTypeError(InvalidDocumentError):
+    """The declared type is not one that this pipeline takes, or the bytes are not of the declared type."""
+
+    code = "unsupported_type"
+
+
+class TooLargeError(InvalidDocumentError):
+    """The upload is over the size limit."""
+
+    code = "too_large"
+
+
+class IntegrityError(PermanentError):
+    """Stored data do not match their recorded hash, count or shape."""
+
+    code = "integrity_mismatch"
+
+
+class CheckFailedError(PermanentError):
+    """A blocking check of a stage failed."""
+
+    code = "check_failed"
+
+
+class VendorRejectedError(PermanentError):
+    """An outside service refused the request for good (bad key, bad request, no credit, quota used up)."""
+
+    code = "vendor_rejected"
+
+
+class VendorUnavailableError(TransientError):
+    """An outside service is unreachable, overloaded or answered nonsense."""
+
+    code = "vendor_unavailable"
+
+
+class ParseJobLostError(TransientError):
+    """The parser no longer knows the job or its result: the document has to be submitted again."""
+
+    code = "parse_job_lost"
+
+
+class StoreUnavailableError(TransientError):
+    """The object store can't be reached."""
+
+    code = "store_unavailable"
+
+
+class ObjectMissingError(PermanentError):
+    """An object that a row refers to is not in the store."""
+
+    code = "object_missing"
+
+
+class DatabaseUnavailableError(TransientError):
+    """Postgres can't be reached, or ended the transaction (deadlock, serialization, restart)."""
+
+    code = "database_unavailable"
+
+
+class ConfigurationError(IngestionError):
+    """A setting is missing or wrong: the message names it and says what it should be."""
+
+    code = "configuration_error"
+
+
+class StartupError(IngestionError):
+    """A service of the local stack did not start: the message says which one, why, and what to do."""
+
+    code = "startup_error"
+
+
+class MigrationError(IngestionError):
+    """The database schema can't be migrated: the message says why and what to do."""
+
+    code = "migration_error"
+
+
+class NotFoundError(IngestionError):
+    """No such document for this owner."""
+
+    code = "not_found"
