@@ -1,0 +1,1 @@
+"""Postgres: connections, migrations, the statements of sql/queries, and bulk writes."""

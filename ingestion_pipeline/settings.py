@@ -1,0 +1,128 @@
+"""All settings, read from the environment (prefix INGEST_) and from a .env file, only at entry points.
+
+`ingest up` starts its services with every setting filled in for the embedded default; in production the same variables
+come from the platform. Nothing else of the code knows which of the two it is.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ingestion_pipeline.errors import ConfigurationError
+
+PREFIX = "INGEST_"
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """One field a variable: `INGEST_` and the field's name in capitals. The descriptions are what an error tells."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
+
+    data_dir: Path = Field(default=PROJECT_ROOT / "data", description="the folder of the local stack's data and keys")
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://... of a role that may create schemas and roles, used by migrations only; "
+        "without it `ingest up` runs an embedded PostgreSQL",
+    )
+    worker_database_url: SecretStr | None = Field(
+        default=None, description="postgresql://ingest_worker:...@host:port/database, for Dagster's runs and sensors"
+    )
+    api_database_url: SecretStr | None = Field(
+        default=None, description="postgresql://ingest_api:...@host:port/database, for the HTTP API"
+    )
+    database_connections: int = Field(default=10, ge=1, le=200, description="most connections that one process holds")
+
+    object_store: Literal["local", "s3"] = Field(default="local", description="local (files) or s3")
+    object_store_dir: Path | None = Field(default=None, description="the folder of the local object store")
+    s3_bucket: str | None = Field(default=None, description="the bucket's name")
+    s3_endpoint_url: str | None = Field(
+        default=None, description="the endpoint's URL, e.g. https://<ref>.storage.supabase.co/storage/v1/s3"
+    )
+    s3_region: str = Field(default="us-east-1", description="the bucket's region")
+    s3_access_key_id: SecretStr | None = Field(default=None, description="the access key's id")
+    s3_secret_access_key: SecretStr | None = Field(default=None, description="the access key's secret")
+
+    llama_cloud_api_key: SecretStr | None = Field(
+        default=None, description="a LlamaCloud key (llx-...); without it `ingest up` runs a mock of LlamaParse"
+    )
+    llama_cloud_base_url: str = Field(
+        default="https://api.cloud.llamaindex.ai", description="LlamaCloud's address in the region of the key"
+    )
+    parse_tier: Literal["cost_effective", "agentic", "agentic_plus"] = Field(
+        default="cost_effective", description="LlamaParse's tier: cost_effective, agentic or agentic_plus"
+    )
+    parse_version: str = Field(default="latest", description="LlamaParse's version of the tier")
+    parse_poll_seconds: float = Field(
+        default=60.0, gt=0, description="seconds after which a parse job whose webhook did not come is asked for"
+    )
+    webhook_url: str | None = Field(
+        default=None, description="where LlamaParse reaches the API: https://<public host>/webhooks/llamaparse"
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, min_length=16, description="at least 16 characters, shared with LlamaParse to sign webhooks"
+    )
+    webhook_window_seconds: float = Field(default=300.0, gt=0, description="how old a signed webhook may be, in seconds")
+
+    openai_api_key: SecretStr | None = Field(
+        default=None, description="an OpenAI key (sk-...); without it `ingest up` runs a mock of OpenAI embeddings"
+    )
+    openai_base_url: str = Field(default="https://api.openai.com/v1", description="the address of the OpenAI API")
+    embedding_model: Literal["text-embedding-3-small", "text-embedding-3-large"] = Field(
+        default="text-embedding-3-small",
+        description="text-embedding-3-small or text-embedding-3-large, both stored with 1536 dimensions",
+    )
+    vendor_timeout_seconds: float = Field(default=60.0, gt=0, description="how long one call to a vendor may take")
+
+    api_host: str = Field(default="127.0.0.1", description="the address on which the API listens")
+    api_port: int = Field(default=8000, ge=1, le=65535, description="the API's port")
+    api_url: str | None = Field(default=None, description="the API's address for the command line, http://host:port")
+    api_key: SecretStr | None = Field(
+        default=None, min_length=16, description="the API's bearer key, at least 16 characters"
+    )
+    api_owner_id: UUID = Field(
+        default=UUID("00000000-0000-4000-8000-000000000001"), description="the owner (a UUID) whom the bearer key stands for"
+    )
+    max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="largest upload in bytes")
+
+    dagster_port: int = Field(default=3000, ge=1, le=65535, description="the Dagster webserver's port")
+    batch_documents: int = Field(default=200, ge=1, le=2000, description="most documents of one run")
+    batch_bytes: int = Field(default=256 * 1024 * 1024, ge=1, description="most bytes of one run's files, unless it is one file")
+    max_attempts: int = Field(default=8, ge=1, description="attempts of a stage before a document becomes a dead letter")
+    claim_seconds: float = Field(default=60.0, ge=5, description="seconds after which a silent worker loses its documents")
+
+    def require(self, *names: str) -> dict[str, Any]:
+        """The values of settings that an entry point can't do without, secrets unwrapped.
+
+        Raises ConfigurationError that names every one that is missing and what it should be.
+        """
+        values: dict[str, Any] = {}
+        missing: list[str] = []
+        for name in names:
+            value = getattr(self, name)
+            if value is None:
+                missing.append(f"{PREFIX}{name.upper()} is not set: {type(self).model_fields[name].description}")
+            values[name] = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if missing:
+            raise ConfigurationError("\n".join(missing))
+        return values
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and .env. Raises ConfigurationError that names each wrong one, without its value."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_input=False, include_url=False):
+            name = str(problem["loc"][0])
+            field = Settings.model_fields.get(name)
+            hint = f" ({field.description})" if field else ""
+            lines.append(f"{PREFIX}{name.upper()}: {problem['msg']}{hint}")
+        raise ConfigurationError("\n".join(lines)) from None

@@ -1,0 +1,83 @@
+-- What the API asks, always within one owner: row-level security lets no other rows through.
+
+-- name: register_document^
+-- Nothing comes back if this owner has a document of the same content already.
+insert into upload_pipeline.documents
+    (document_id, owner_id, filename, content_type, size_bytes, sha256, object_key)
+values (:document_id, :owner_id, :filename, :content_type, :size_bytes, :sha256, :object_key)
+on conflict do nothing
+returning document_id;
+
+-- name: enqueue_document!
+-- The job that the sensors pick up, committed together with the document.
+insert into upload_pipeline.upload_jobs (document_id, owner_id, correlation_id)
+values (:document_id, :owner_id, :correlation_id);
+
+-- name: get_document^
+-- One document with its job and its progress in numbers.
+select
+    d.document_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.created_at, d.completed_at,
+    d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
+    j.state, j.state_changed_at, j.attempt, j.next_attempt_at, j.correlation_id,
+    j.last_error_code, j.last_error_message, j.last_error_stage,
+    case
+        when j.state = 'complete' then d.chunk_count
+        else (
+            select count(*) from upload_pipeline.document_vector_buffer as b where b.document_id = d.document_id
+        )::integer
+    end as chunks_embedded
+from upload_pipeline.documents as d
+inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
+where d.document_id = :document_id;
+
+-- name: list_documents
+-- A page of documents, newest first; the page after the row (before_at, before_id).
+select
+    d.document_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.created_at, d.completed_at,
+    d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
+    j.state, j.state_changed_at, j.attempt, j.next_attempt_at, j.correlation_id,
+    j.last_error_code, j.last_error_message, j.last_error_stage,
+    case when j.state = 'complete' then d.chunk_count end as chunks_embedded
+from upload_pipeline.documents as d
+inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
+where
+    d.owner_id = :owner_id
+    and (:state::text is null or j.state = :state)
+    and (:before_at::timestamptz is null or (d.created_at, d.document_id) < (:before_at, :before_id::uuid))
+order by d.created_at desc, d.document_id desc
+limit :limit;
+
+-- name: count_by_state
+-- How many documents of an owner are in which state.
+select
+    j.state,
+    count(*) as documents
+from upload_pipeline.upload_jobs as j
+where j.owner_id = :owner_id
+group by j.state;
+
+-- name: list_events
+-- A document's history, oldest first.
+select
+    e.event_id, e.at, e.actor, e.from_state, e.to_state, e.attempt, e.error_code, e.message, e.correlation_id
+from upload_pipeline.events as e
+where e.document_id = :document_id and e.event_id > :after_event_id
+order by e.event_id
+limit :limit;
+
+-- name: search
+-- The chunks nearest to a query vector; exact while there is no vector index.
+select
+    v.document_id, v.chunk_id, d.filename, c.ordinal, c.first_page, c.last_page, c.heading_path,
+    c.start_offset, c.end_offset, c.text,
+    1 - (v.embedding <=> :query::halfvec) as score
+from upload_pipeline.document_vectors as v
+inner join upload_pipeline.document_chunks as c on c.chunk_id = v.chunk_id
+inner join upload_pipeline.documents as d on d.document_id = v.document_id
+where v.model = :model and v.owner_id = :owner_id
+order by v.embedding <=> :query::halfvec
+limit :limit;
+
+-- name: receive_parse_event^
+-- A verified webhook of the parser.
+select upload_pipeline.receive_parse_event(:source, :event_id, :event_type, :parse_job_id, :outcome) as result;

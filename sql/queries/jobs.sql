@@ -1,0 +1,231 @@
+-- What sensors and runs do with jobs. Every write of a run names its claim: a run that lost it changes nothing.
+
+-- name: claim_batch
+-- Takes the documents that are due in a lane, oldest first, up to a number and a size (a single document may be larger).
+with candidates as materialized (
+    select
+        j.document_id,
+        j.next_attempt_at
+    from upload_pipeline.upload_jobs as j
+    where j.lane = :lane and j.claimed_by is null and j.next_attempt_at <= now()
+    order by j.next_attempt_at
+    limit :max_documents
+    for update skip locked
+),
+
+sized as (
+    select
+        c.document_id,
+        sum(d.size_bytes) over (order by c.next_attempt_at, c.document_id) - d.size_bytes as bytes_before
+    from candidates as c
+    inner join upload_pipeline.documents as d on d.document_id = c.document_id
+),
+
+batch as (
+    insert into upload_pipeline.ingestion_batches (batch_id, lane, document_count)
+    select
+        :batch_id,
+        :lane,
+        count(*)
+    from sized
+    where bytes_before < :max_bytes
+    having count(*) > 0
+)
+
+update upload_pipeline.upload_jobs as j
+set claimed_by = :claim, claim_expires_at = now() + make_interval(secs => :claim_seconds)
+from sized as s
+where j.document_id = s.document_id and s.bytes_before < :max_bytes
+returning j.document_id;
+
+-- name: active_batches^
+-- How many claims of a lane are being worked on or wait for their run.
+select count(distinct j.claimed_by) as batches
+from upload_pipeline.upload_jobs as j
+where j.claimed_by is not null and j.lane = :lane;
+
+-- name: claim_documents
+-- Takes given documents, for a run that an operator started, unless another run has them.
+update upload_pipeline.upload_jobs as j
+set claimed_by = :claim, claim_expires_at = now() + make_interval(secs => :claim_seconds)
+where
+    j.document_id = any(:document_ids)
+    and j.lane is not null
+    and (j.claimed_by is null or j.claimed_by = :claim or j.claim_expires_at < now())
+returning j.document_id;
+
+-- name: renew_claim
+-- Keeps what a run still holds.
+update upload_pipeline.upload_jobs as j
+set claim_expires_at = now() + make_interval(secs => :claim_seconds)
+where j.claimed_by = :claim
+returning j.document_id;
+
+-- name: release_claim!
+-- Hands back what a run did not finish.
+update upload_pipeline.upload_jobs as j
+set claimed_by = null, claim_expires_at = null
+where j.claimed_by = :claim;
+
+-- name: release_expired_claims
+-- The documents of runs that died go back to the queue.
+update upload_pipeline.upload_jobs as j
+set claimed_by = null, claim_expires_at = null
+from (
+    select e.document_id
+    from upload_pipeline.upload_jobs as e
+    where e.claimed_by is not null and e.claim_expires_at < now()
+    for update skip locked
+) as expired
+where j.document_id = expired.document_id
+returning j.document_id;
+
+-- name: load_documents
+-- Documents with their jobs, as the stages need them.
+select
+    d.document_id, d.owner_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.object_key,
+    j.state, j.attempt, j.correlation_id, j.parse_round, j.parse_job_id, j.parse_outcome, j.claimed_by,
+    d.parsed_key, d.parsed_sha256, d.page_numbers, d.page_starts, d.failed_pages, d.page_count, d.chunk_count, d.token_count,
+    j.last_error_code, j.last_error_message
+from upload_pipeline.documents as d
+inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
+where d.document_id = any(:document_ids)
+order by j.next_attempt_at, d.document_id;
+
+-- name: hold_claim
+-- Locks jobs that a run is about to write for; those that do not come back are no longer its own.
+select j.document_id
+from upload_pipeline.upload_jobs as j
+where j.document_id = any(:document_ids) and j.claimed_by = :claim
+order by j.document_id
+for update;
+
+-- name: advance!
+-- A step forward, in the transaction of the write that justifies it.
+update upload_pipeline.upload_jobs as j
+set
+    state = :to_state,
+    attempt = 0,
+    next_attempt_at = now(),
+    last_error_code = null,
+    last_error_message = null,
+    last_error_stage = null,
+    claimed_by = case when :to_state = 'complete' then null else j.claimed_by end,
+    claim_expires_at = case when :to_state = 'complete' then null else j.claim_expires_at end
+where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
+
+-- name: lock_parse_job^
+-- The submitter and the webhook of one parse job take turns, so that neither misses the other.
+select pg_advisory_xact_lock(hashtextextended(:parse_job_id, 0));
+
+-- name: record_parse_submitted!
+-- The parser has the document; nobody works on it until the parser is done.
+update upload_pipeline.upload_jobs as j
+set
+    state = 'parse_queued',
+    parse_job_id = :parse_job_id,
+    parse_outcome = null,
+    parse_poll_at = now() + make_interval(secs => :poll_seconds),
+    attempt = 0,
+    last_error_code = null,
+    last_error_message = null,
+    last_error_stage = null,
+    claimed_by = null,
+    claim_expires_at = null
+where j.document_id = :document_id and j.claimed_by = :claim and j.state = 'uploaded';
+
+-- name: earlier_outcome^
+-- What the parser's webhook said before submitting had returned.
+select w.outcome
+from upload_pipeline.webhook_deliveries as w
+where w.parse_job_id = :parse_job_id and w.outcome is not null
+order by w.received_at desc
+limit 1;
+
+-- name: apply_parse_outcome^
+-- How a parse job ended, found by asking.
+select upload_pipeline.apply_parse_outcome(:parse_job_id, :outcome) as applied;
+
+-- name: overdue_parse_jobs
+-- Parse jobs whose webhook should have come; each is looked at by one process at a time.
+update upload_pipeline.upload_jobs as j
+set parse_poll_at = now() + make_interval(secs => :poll_seconds)
+from (
+    select o.document_id
+    from upload_pipeline.upload_jobs as o
+    where o.state = 'parse_queued' and o.parse_outcome is null and o.parse_poll_at <= now()
+    order by o.parse_poll_at
+    limit :max_documents
+    for update skip locked
+) as overdue
+where j.document_id = overdue.document_id
+returning j.document_id, j.parse_job_id;
+
+-- name: resubmit!
+-- The parser lost the job or its result: back to the start, under a new round so that the old job is not taken for the new.
+update upload_pipeline.upload_jobs as j
+set
+    state = 'uploaded',
+    parse_round = j.parse_round + 1,
+    parse_job_id = null,
+    parse_outcome = null,
+    parse_poll_at = null,
+    attempt = j.attempt + 1,
+    next_attempt_at = now() + make_interval(secs => :delay_seconds),
+    last_error_code = :code,
+    last_error_message = :message,
+    last_error_stage = :stage,
+    claimed_by = null,
+    claim_expires_at = null
+where
+    j.document_id = :document_id
+    and j.state in ('parse_queued', 'parsed')
+    and j.claimed_by is not distinct from :claim;
+
+-- name: record_retry!
+-- A transient failure: the same work again later.
+update upload_pipeline.upload_jobs as j
+set
+    attempt = j.attempt + 1,
+    next_attempt_at = now() + make_interval(secs => :delay_seconds),
+    last_error_code = :code,
+    last_error_message = :message,
+    last_error_stage = :stage,
+    claimed_by = null,
+    claim_expires_at = null
+where j.document_id = :document_id and j.claimed_by = :claim;
+
+-- name: record_dead_letter!
+-- A permanent failure, or attempts used up.
+update upload_pipeline.upload_jobs as j
+set
+    state = :to_state,
+    attempt = j.attempt + 1,
+    last_error_code = :code,
+    last_error_message = :message,
+    last_error_stage = :stage,
+    claimed_by = null,
+    claim_expires_at = null
+where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
+
+-- name: replay!
+-- A dead letter goes back to the last state whose writes are durable.
+update upload_pipeline.upload_jobs as j
+set
+    state = :to_state,
+    attempt = 0,
+    next_attempt_at = now(),
+    last_error_code = null,
+    last_error_message = null,
+    last_error_stage = null,
+    parse_round = case when :to_state = 'uploaded' then j.parse_round + 1 else j.parse_round end,
+    parse_job_id = case when :to_state = 'uploaded' then null else j.parse_job_id end,
+    parse_outcome = case when :to_state = 'uploaded' then null else j.parse_outcome end,
+    parse_poll_at = case when :to_state = 'uploaded' then null else j.parse_poll_at end
+where j.document_id = :document_id and j.state = :from_state;
+
+-- name: finish_batch!
+-- The run of a batch is over.
+update upload_pipeline.ingestion_batches as b
+set finished_at = now(), failed_count = :failed_count
+where b.batch_id = :batch_id;
