@@ -86,6 +86,13 @@ def dead_letter_of(state: State) -> State:
     raise ValueError(f"no work is done in state {state}")
 
 
+class Lane(StrEnum):
+    """Which run takes a document up next."""
+
+    SUBMIT = "submit"
+    PROCESS = "process"
+
+
 class ParseOutcome(StrEnum):
     """How a parse job ended at the vendor, as its webhook or a poll said."""
 
@@ -112,7 +119,10 @@ def sha256_of(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A row of upload_pipeline.documents joined with its job, as the workers see it."""
+    """A row of upload_pipeline.documents joined with its job, as the workers see it.
+
+    `attempt` counts the failed attempts in the present state; `parse_round` tells one parse job of a document from the next.
+    """
 
     document_id: UUID
     owner_id: UUID
@@ -124,13 +134,19 @@ class Document:
     state: State
     attempt: int
     correlation_id: UUID
+    parse_round: int
     parse_job_id: str | None
     parse_outcome: ParseOutcome | None
     parsed_key: str | None
     parsed_sha256: bytes | None
+    page_numbers: tuple[int, ...]
+    page_starts: tuple[int, ...]
+    failed_pages: tuple[int, ...]
     page_count: int | None
     chunk_count: int | None
     token_count: int | None
+    last_error_code: str | None
+    last_error_message: str | None
 
 
 @dataclass(frozen=True, slots=True)

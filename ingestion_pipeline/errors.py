@@ -122,3 +122,9 @@ class NotFoundError(IngestionError):
     """No such document for this owner."""
 
     code = "not_found"
+
+
+class ClaimLostError(IngestionError):
+    """Another run has taken the document over: stop, and change nothing."""
+
+    code = "claim_lost"

@@ -25,6 +25,10 @@ $$;
 create schema dagster;
 grant usage, create on schema dagster to ingest_worker;
 
+-- The extension may live in a schema of its own (on Supabase: extensions).
+alter role ingest_worker set search_path = public, extensions;
+alter role ingest_api set search_path = public, extensions;
+
 -- The owner for whom the current transaction acts. Supabase sets the same claims for its users' requests.
 create function upload_pipeline.current_owner() returns uuid
 language sql stable
@@ -140,7 +144,7 @@ create table upload_pipeline.upload_jobs (
         end
     ) stored,
     check ((claimed_by is null) = (claim_expires_at is null)),
-    check (claimed_by is null or state not in ('complete', 'failed_parse', 'failed_chunking', 'failed_embedding', 'cancelled')),
+    check (claimed_by is null or state not in ('parse_queued', 'cancelled') or parse_outcome is not null),
     check (state not in ('failed_parse', 'failed_chunking', 'failed_embedding') or last_error_code is not null),
     check (state <> 'complete' or last_error_code is null),
     check (state not in ('parse_queued', 'parsed') or parse_job_id is not null),

@@ -110,8 +110,7 @@ select
 from upload_pipeline.document_vector_buffer as v
 where v.document_id = :document_id
 on conflict (chunk_id, model) do update
-set chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding
-where document_vectors.chunk_sha256 <> excluded.chunk_sha256;
+set chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
 
 -- name: promotion_facts^
 -- Counts and hashes of both sides, read back from the tables themselves.
@@ -126,7 +125,7 @@ from (
         count(*) as chunks,
         coalesce(sum(b.token_count), 0)::bigint as tokens,
         sha256(string_agg(
-            uuid_send(b.chunk_id) || sha256(b.text::bytea) || sha256(halfvec_send(v.embedding)), ''::bytea order by b.ordinal
+            uuid_send(b.chunk_id) || sha256(convert_to(b.text, 'UTF8')) || sha256(halfvec_send(v.embedding)), ''::bytea order by b.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunk_buffer as b
     inner join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
@@ -136,7 +135,7 @@ cross join (
     select
         count(*) as chunks,
         sha256(string_agg(
-            uuid_send(c.chunk_id) || sha256(c.text::bytea) || sha256(halfvec_send(v.embedding)), ''::bytea order by c.ordinal
+            uuid_send(c.chunk_id) || sha256(convert_to(c.text, 'UTF8')) || sha256(halfvec_send(v.embedding)), ''::bytea order by c.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunks as c
     inner join upload_pipeline.document_vectors as v on v.chunk_id = c.chunk_id and v.model = :model

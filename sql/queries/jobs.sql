@@ -50,7 +50,7 @@ update upload_pipeline.upload_jobs as j
 set claimed_by = :claim, claim_expires_at = now() + make_interval(secs => :claim_seconds)
 where
     j.document_id = any(:document_ids)
-    and j.lane is not null
+    and (j.lane is not null or j.state in ('complete', 'failed_parse', 'failed_chunking', 'failed_embedding'))
     and (j.claimed_by is null or j.claimed_by = :claim or j.claim_expires_at < now())
 returning j.document_id;
 
@@ -62,13 +62,13 @@ where j.claimed_by = :claim
 returning j.document_id;
 
 -- name: release_claim!
--- Hands back what a run did not finish.
+-- Hands back what a run holds: given documents, or all of them.
 update upload_pipeline.upload_jobs as j
 set claimed_by = null, claim_expires_at = null
-where j.claimed_by = :claim;
+where j.claimed_by = :claim and (:document_ids::uuid[] is null or j.document_id = any(:document_ids::uuid[]));
 
 -- name: release_expired_claims
--- The documents of runs that died go back to the queue.
+-- The documents of runs that died go back to the queue; of those that are settled, Dagster may not know yet.
 update upload_pipeline.upload_jobs as j
 set claimed_by = null, claim_expires_at = null
 from (
@@ -78,7 +78,7 @@ from (
     for update skip locked
 ) as expired
 where j.document_id = expired.document_id
-returning j.document_id;
+returning j.document_id, j.state;
 
 -- name: load_documents
 -- Documents with their jobs, as the stages need them.
@@ -101,7 +101,7 @@ order by j.document_id
 for update;
 
 -- name: advance!
--- A step forward, in the transaction of the write that justifies it.
+-- A step forward, in the transaction of the write that justifies it. The claim stays, at the end until Dagster has been told.
 update upload_pipeline.upload_jobs as j
 set
     state = :to_state,
@@ -109,9 +109,7 @@ set
     next_attempt_at = now(),
     last_error_code = null,
     last_error_message = null,
-    last_error_stage = null,
-    claimed_by = case when :to_state = 'complete' then null else j.claimed_by end,
-    claim_expires_at = case when :to_state = 'complete' then null else j.claim_expires_at end
+    last_error_stage = null
 where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
 
 -- name: lock_parse_job^
@@ -196,16 +194,14 @@ set
 where j.document_id = :document_id and j.claimed_by = :claim;
 
 -- name: record_dead_letter!
--- A permanent failure, or attempts used up.
+-- A permanent failure, or attempts used up. The claim stays until Dagster has been told.
 update upload_pipeline.upload_jobs as j
 set
     state = :to_state,
     attempt = j.attempt + 1,
     last_error_code = :code,
     last_error_message = :message,
-    last_error_stage = :stage,
-    claimed_by = null,
-    claim_expires_at = null
+    last_error_stage = :stage
 where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
 
 -- name: replay!
