@@ -1,0 +1,1 @@
+"""What runs the whole pipeline on one machine: an embedded PostgreSQL and the supervisor of its services."""
