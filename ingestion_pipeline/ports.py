@@ -1,6 +1,6 @@
 """What the stages and the pipeline need of the outside world, as Protocols; adapters implement them."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -8,7 +8,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from ingestion_pipeline.domain import ParsedPage, ParseJob
+from ingestion_pipeline.domain import Chunk, Document, Failure, Lane, ParsedPage, ParsedText, ParseJob, ParseOutcome, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +113,158 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """One request. The caller keeps to the limits of a request (see stages.embed)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Documents that a sensor claimed for one run; the claim of the run is the batch's id."""
+
+    batch_id: UUID
+    document_ids: tuple[UUID, ...]
+
+    @property
+    def claim(self) -> str:
+        return str(self.batch_id)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingText:
+    """A chunk that has no vector yet."""
+
+    chunk_id: UUID
+    document_id: UUID
+    owner_id: UUID
+    chunk_sha256: bytes
+    text: str
+    token_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class VectorFacts:
+    """What the vector buffer holds of a document, counted by the database."""
+
+    chunks: int
+    vectors: int
+    foreign_vectors: int
+    abnormal_vectors: int
+    least_dimensions: int | None
+    most_dimensions: int | None
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionFacts:
+    """Counts and SHA-256 fingerprints of a document's rows in the buffers and in what search serves."""
+
+    buffered_chunks: int
+    buffered_sha256: bytes | None
+    served_chunks: int
+    served_sha256: bytes | None
+    tokens: int
+
+
+class DocumentStore(Protocol):
+    """The workers' view of Postgres.
+
+    Each write is one transaction and advances the state with it. A write names its claim and raises ClaimLostError, having
+    changed nothing, if another run has the document; all raise DatabaseUnavailableError.
+    """
+
+    def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
+        """Claim what is due in a lane, oldest first, or None if nothing is."""
+        ...
+
+    def active_batches(self, lane: Lane) -> int:
+        """How many claims of a lane are out."""
+        ...
+
+    def claim_documents(self, document_ids: Sequence[UUID], claim: str) -> list[UUID]:
+        """Claim given documents; returns those that no other run has and that have work, or a result, to report."""
+        ...
+
+    def renew_claim(self, claim: str) -> list[UUID]:
+        """Extend a claim; returns what is still held."""
+        ...
+
+    def release_claim(self, claim: str, document_ids: Sequence[UUID] | None = None) -> None:
+        """Give documents back (None: all that the claim holds)."""
+        ...
+
+    def release_expired_claims(self) -> list[tuple[UUID, State]]:
+        """Give back what dead runs hold; returns it."""
+        ...
+
+    def load(self, document_ids: Sequence[UUID]) -> list[Document]:
+        """Documents by id, the longest waiting first; unknown ids are left out."""
+        ...
+
+    def finish_batch(self, batch_id: UUID, failed_count: int) -> None:
+        """Note that the run of a batch is over."""
+        ...
+
+    def parse_submitted(self, document: Document, claim: str, parse_job_id: str, poll_seconds: float) -> None:
+        """uploaded → parse_queued (or further, if the webhook was faster). Ends the claim."""
+        ...
+
+    def parse_ended(self, parse_job_id: str, outcome: ParseOutcome) -> bool:
+        """What the parser's webhook would have said; False if nothing waits for that job."""
+        ...
+
+    def overdue_parse_jobs(self, *, max_documents: int, poll_seconds: float) -> list[tuple[UUID, str]]:
+        """(document, parse job) whose webhook should have come; the next look at them is in `poll_seconds`."""
+        ...
+
+    def parsed(self, document: Document, claim: str, parsed_key: str, parsed: ParsedText) -> None:
+        """parsed → parse_validated."""
+        ...
+
+    def chunks_stored(self, document: Document, claim: str, chunks: Sequence[Chunk]) -> None:
+        """parse_validated → chunks_stored; replaces what an earlier try left in the buffer."""
+        ...
+
+    def embedding_started(self, document: Document, claim: str) -> None:
+        """chunks_stored → embedding_in_progress."""
+        ...
+
+    def reuse_vectors(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
+        """Copy vectors that were paid for already into the buffer; returns how many a document."""
+        ...
+
+    def missing_vectors(self, document_ids: Sequence[UUID]) -> list[PendingText]:
+        """Chunks without a vector, by document and position."""
+        ...
+
+    def store_vectors(
+        self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str
+    ) -> None:
+        """Put vectors into the buffer, `vectors[i]` for `texts[i]`."""
+        ...
+
+    def vector_facts(self, document_id: UUID) -> VectorFacts:
+        """What the vector buffer holds."""
+        ...
+
+    def embeddings_stored(self, document: Document, claim: str) -> None:
+        """embedding_in_progress → embeddings_stored."""
+        ...
+
+    def promote(self, document: Document, claim: str, model: str, accept: Callable[[PromotionFacts], None]) -> None:
+        """embeddings_stored → complete: the buffers become what search serves, unless `accept` raises."""
+        ...
+
+    def retry_later(self, document: Document, claim: str, failure: Failure, delay_seconds: float) -> None:
+        """The same work again, later. Ends the claim."""
+        ...
+
+    def resubmit(self, document: Document, claim: str | None, failure: Failure, delay_seconds: float) -> None:
+        """parse_queued or parsed → uploaded, in a new round. Ends the claim."""
+        ...
+
+    def dead_letter(self, document: Document, claim: str, failure: Failure) -> None:
+        """Into the dead letter of the document's state."""
+        ...
+
+    def replay(self, document: Document) -> State:
+        """From a dead letter back to the last state whose writes are durable; returns that state."""
         ...

@@ -152,3 +152,15 @@ set
     embedding_model = :model,
     completed_at = now()
 where d.document_id = :document_id;
+
+-- name: copy_chunks#
+-- Bulk load of the chunk buffer, fed in binary.
+copy upload_pipeline.document_chunk_buffer (
+    chunk_id, document_id, owner_id, ordinal, start_offset, end_offset, first_page, last_page, heading_path, token_count,
+    chunk_sha256, text
+) from stdin with (format binary);
+
+-- name: copy_vectors#
+-- Bulk load of the vector buffer, fed in binary.
+copy upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+from stdin with (format binary);

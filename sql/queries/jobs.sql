@@ -84,7 +84,7 @@ returning j.document_id, j.state;
 -- Documents with their jobs, as the stages need them.
 select
     d.document_id, d.owner_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.object_key,
-    j.state, j.attempt, j.correlation_id, j.parse_round, j.parse_job_id, j.parse_outcome, j.claimed_by,
+    j.state, j.attempt, j.correlation_id, j.parse_round, j.parse_job_id, j.parse_outcome,
     d.parsed_key, d.parsed_sha256, d.page_numbers, d.page_starts, d.failed_pages, d.page_count, d.chunk_count, d.token_count,
     j.last_error_code, j.last_error_message
 from upload_pipeline.documents as d

@@ -1,0 +1,298 @@
+"""The workers' view of Postgres: claims, state changes with the writes that justify them, buffers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_rows
+from ingestion_pipeline.adapters.postgres.connection import Connection, Database
+from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.domain import (
+    REPLAY_TARGET,
+    Chunk,
+    Document,
+    Failure,
+    Lane,
+    ParsedText,
+    ParseOutcome,
+    State,
+    dead_letter_of,
+)
+from ingestion_pipeline.errors import ClaimLostError
+from ingestion_pipeline.ports import Batch, PendingText, PromotionFacts, VectorFacts
+
+COPY_BLOCK_BYTES = 1 << 20
+
+
+class PostgresDocumentStore:
+    """Implements ports.DocumentStore. `actor` is who appears in the documents' history."""
+
+    def __init__(self, database: Database, *, actor: str, claim_seconds: float) -> None:
+        self._database = database
+        self._actor = actor
+        self._claim_seconds = claim_seconds
+        self._queries = queries()
+
+    # claims
+
+    def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
+        batch_id = uuid4()
+        with self._transaction() as connection:
+            rows = self._queries.claim_batch(
+                connection,
+                lane=lane.value,
+                batch_id=batch_id,
+                claim=str(batch_id),
+                claim_seconds=self._claim_seconds,
+                max_documents=max_documents,
+                max_bytes=max_bytes,
+            )
+            document_ids = tuple(row["document_id"] for row in rows)
+        return Batch(batch_id, document_ids) if document_ids else None
+
+    def active_batches(self, lane: Lane) -> int:
+        with self._transaction() as connection:
+            return int(self._queries.active_batches(connection, lane=lane.value)["batches"])
+
+    def claim_documents(self, document_ids: Sequence[UUID], claim: str) -> list[UUID]:
+        with self._transaction() as connection:
+            rows = self._queries.claim_documents(
+                connection, document_ids=list(document_ids), claim=claim, claim_seconds=self._claim_seconds
+            )
+            return [row["document_id"] for row in rows]
+
+    def renew_claim(self, claim: str) -> list[UUID]:
+        with self._transaction() as connection:
+            rows = self._queries.renew_claim(connection, claim=claim, claim_seconds=self._claim_seconds)
+            return [row["document_id"] for row in rows]
+
+    def release_claim(self, claim: str, document_ids: Sequence[UUID] | None = None) -> None:
+        with self._transaction() as connection:
+            self._queries.release_claim(
+                connection, claim=claim, document_ids=None if document_ids is None else list(document_ids)
+            )
+
+    def release_expired_claims(self) -> list[tuple[UUID, State]]:
+        with self._transaction() as connection:
+            return [(row["document_id"], State(row["state"])) for row in self._queries.release_expired_claims(connection)]
+
+    def load(self, document_ids: Sequence[UUID]) -> list[Document]:
+        with self._transaction() as connection:
+            rows = self._queries.load_documents(connection, document_ids=list(document_ids))
+            return [_document(row) for row in rows]
+
+    def finish_batch(self, batch_id: UUID, failed_count: int) -> None:
+        with self._transaction() as connection:
+            self._queries.finish_batch(connection, batch_id=batch_id, failed_count=failed_count)
+
+    # parsing
+
+    def parse_submitted(self, document: Document, claim: str, parse_job_id: str, poll_seconds: float) -> None:
+        with self._transaction() as connection:
+            self._queries.lock_parse_job(connection, parse_job_id=parse_job_id)
+            _expect_one(
+                self._queries.record_parse_submitted(
+                    connection,
+                    document_id=document.document_id,
+                    claim=claim,
+                    parse_job_id=parse_job_id,
+                    poll_seconds=poll_seconds,
+                ),
+                document,
+            )
+            earlier = self._queries.earlier_outcome(connection, parse_job_id=parse_job_id)
+            if earlier:
+                self._queries.apply_parse_outcome(connection, parse_job_id=parse_job_id, outcome=earlier["outcome"])
+
+    def parse_ended(self, parse_job_id: str, outcome: ParseOutcome) -> bool:
+        with self._transaction() as connection:
+            row = self._queries.apply_parse_outcome(connection, parse_job_id=parse_job_id, outcome=outcome.value)
+            return bool(row["applied"])
+
+    def overdue_parse_jobs(self, *, max_documents: int, poll_seconds: float) -> list[tuple[UUID, str]]:
+        with self._transaction() as connection:
+            rows = self._queries.overdue_parse_jobs(connection, max_documents=max_documents, poll_seconds=poll_seconds)
+            return [(row["document_id"], row["parse_job_id"]) for row in rows]
+
+    def parsed(self, document: Document, claim: str, parsed_key: str, parsed: ParsedText) -> None:
+        with self._transaction() as connection:
+            self._advance(connection, document, claim, State.PARSED, State.PARSE_VALIDATED)
+            self._queries.record_parsed(
+                connection,
+                document_id=document.document_id,
+                parsed_key=parsed_key,
+                parsed_sha256=parsed.sha256,
+                page_numbers=list(parsed.page_numbers),
+                page_starts=list(parsed.page_starts),
+                failed_pages=list(parsed.failed_pages),
+                page_count=len(parsed.page_numbers) + len(parsed.failed_pages),
+            )
+
+    # chunks and vectors
+
+    def chunks_stored(self, document: Document, claim: str, chunks: Sequence[Chunk]) -> None:
+        with self._transaction() as connection:
+            self._advance(connection, document, claim, State.PARSE_VALIDATED, State.CHUNKS_STORED)
+            self._queries.clear_chunk_buffer(connection, document_id=document.document_id)
+            with connection.cursor() as cursor:
+                cursor.copy_expert(self._queries.copy_chunks.sql, chunk_rows(document, chunks), COPY_BLOCK_BYTES)
+            self._queries.record_chunk_totals(
+                connection,
+                document_id=document.document_id,
+                chunk_count=len(chunks),
+                token_count=sum(chunk.token_count for chunk in chunks),
+            )
+
+    def embedding_started(self, document: Document, claim: str) -> None:
+        with self._transaction() as connection:
+            self._advance(connection, document, claim, State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS)
+
+    def reuse_vectors(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
+        reused: dict[UUID, int] = {}
+        with self._transaction() as connection:
+            self._queries.discard_vectors_of_other_models(connection, document_ids=list(document_ids), model=model)
+            for row in self._queries.reuse_vectors(connection, document_ids=list(document_ids), model=model):
+                reused[row["document_id"]] = reused.get(row["document_id"], 0) + 1
+        return reused
+
+    def missing_vectors(self, document_ids: Sequence[UUID]) -> list[PendingText]:
+        with self._transaction() as connection:
+            rows = self._queries.missing_vectors(connection, document_ids=list(document_ids))
+            return [PendingText(**{**row, "chunk_sha256": bytes(row["chunk_sha256"])}) for row in rows]
+
+    def store_vectors(
+        self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str
+    ) -> None:
+        document_ids = {text.document_id for text in texts}
+        with self._transaction() as connection:
+            held = list(self._queries.hold_claim(connection, document_ids=list(document_ids), claim=claim))
+            if len(held) != len(document_ids):
+                raise ClaimLostError("another run has taken documents of this request over")
+            self._queries.clear_vectors(connection, chunk_ids=[text.chunk_id for text in texts])
+            with connection.cursor() as cursor:
+                cursor.copy_expert(self._queries.copy_vectors.sql, vector_rows(texts, vectors, model), COPY_BLOCK_BYTES)
+
+    def vector_facts(self, document_id: UUID) -> VectorFacts:
+        with self._transaction() as connection:
+            return VectorFacts(**self._queries.vector_facts(connection, document_id=document_id))
+
+    def embeddings_stored(self, document: Document, claim: str) -> None:
+        with self._transaction() as connection:
+            self._advance(connection, document, claim, State.EMBEDDING_IN_PROGRESS, State.EMBEDDINGS_STORED)
+
+    def promote(self, document: Document, claim: str, model: str, accept: Callable[[PromotionFacts], None]) -> None:
+        document_id = document.document_id
+        with self._transaction() as connection:
+            self._advance(connection, document, claim, State.EMBEDDINGS_STORED, State.COMPLETE)
+            self._queries.drop_stale_chunks(connection, document_id=document_id)
+            self._queries.promote_chunks(connection, document_id=document_id)
+            self._queries.promote_vectors(connection, document_id=document_id)
+            row = self._queries.promotion_facts(connection, document_id=document_id, model=model)
+            facts = PromotionFacts(
+                **{**row, "buffered_sha256": _bytes(row["buffered_sha256"]), "served_sha256": _bytes(row["served_sha256"])}
+            )
+            accept(facts)
+            self._queries.record_completion(
+                connection,
+                document_id=document_id,
+                chunk_count=facts.served_chunks,
+                token_count=facts.tokens,
+                content_sha256=facts.served_sha256,
+                model=model,
+            )
+            self._queries.clear_chunk_buffer(connection, document_id=document_id)
+
+    # failures
+
+    def retry_later(self, document: Document, claim: str, failure: Failure, delay_seconds: float) -> None:
+        with self._transaction() as connection:
+            changed = self._queries.record_retry(
+                connection,
+                document_id=document.document_id,
+                claim=claim,
+                delay_seconds=delay_seconds,
+                **_error_columns(failure),
+            )
+            _expect_one(changed, document)
+
+    def resubmit(self, document: Document, claim: str | None, failure: Failure, delay_seconds: float) -> None:
+        with self._transaction() as connection:
+            changed = self._queries.resubmit(
+                connection,
+                document_id=document.document_id,
+                claim=claim,
+                delay_seconds=delay_seconds,
+                **_error_columns(failure),
+            )
+            _expect_one(changed, document)
+
+    def dead_letter(self, document: Document, claim: str, failure: Failure) -> None:
+        with self._transaction() as connection:
+            changed = self._queries.record_dead_letter(
+                connection,
+                document_id=document.document_id,
+                claim=claim,
+                from_state=document.state.value,
+                to_state=dead_letter_of(document.state).value,
+                **_error_columns(failure),
+            )
+            _expect_one(changed, document)
+
+    def replay(self, document: Document) -> State:
+        target = REPLAY_TARGET[document.state]
+        with self._transaction() as connection:
+            changed = self._queries.replay(
+                connection,
+                document_id=document.document_id,
+                from_state=document.state.value,
+                to_state=target.value,
+            )
+            _expect_one(changed, document)
+        return target
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._database.transaction(actor=self._actor) as connection:
+            yield connection
+
+    def _advance(self, connection: Connection, document: Document, claim: str, source: State, target: State) -> None:
+        changed = self._queries.advance(
+            connection,
+            document_id=document.document_id,
+            claim=claim,
+            from_state=source.value,
+            to_state=target.value,
+        )
+        _expect_one(changed, document)
+
+
+def _expect_one(changed: int, document: Document) -> None:
+    if changed != 1:
+        raise ClaimLostError(f"document {document.document_id} is no longer this run's, or has moved on")
+
+
+def _error_columns(failure: Failure) -> dict[str, str]:
+    return {"code": failure.code, "message": failure.message, "stage": failure.stage}
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _document(row: dict[str, Any]) -> Document:
+    return Document(
+        **{
+            **row,
+            "sha256": bytes(row["sha256"]),
+            "parsed_sha256": _bytes(row["parsed_sha256"]),
+            "state": State(row["state"]),
+            "parse_outcome": ParseOutcome(row["parse_outcome"]) if row["parse_outcome"] else None,
+            "page_numbers": tuple(row["page_numbers"] or ()),
+            "page_starts": tuple(row["page_starts"] or ()),
+            "failed_pages": tuple(row["failed_pages"] or ()),
+        }
+    )

@@ -1,0 +1,40 @@
+"""What a run says of one document and one asset; Dagster events are made from it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+from ingestion_pipeline.domain import CheckResult, Failure
+
+type Metadata = dict[str, int | float | str]
+
+
+class Asset(StrEnum):
+    """The assets of a document, in the order of its flow."""
+
+    RAW_UPLOAD = "raw_upload"
+    PARSED = "parsed"
+    CHUNKS = "chunks"
+    EMBEDDINGS = "embeddings"
+    FINALIZED = "finalized"
+
+
+class Verdict(StrEnum):
+    """How an asset of a document fared in a run."""
+
+    DONE = "done"
+    FAILED = "failed"  # a dead letter: the partition turns red
+    WAITING = "waiting"  # for a retry or for the parser: nothing to see yet
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """One asset of one document. `preview` is Markdown for the operator."""
+
+    document_id: UUID
+    asset: Asset
+    verdict: Verdict
+    metadata: Metadata = field(default_factory=dict)
+    checks: tuple[CheckResult, ...] = ()
+    failure: Failure | None = None
+    preview: str | None = None

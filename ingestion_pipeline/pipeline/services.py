@@ -1,0 +1,29 @@
+"""What a run works with: the ports, and the limits of the settings."""
+
+from dataclasses import dataclass
+
+from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, times in seconds."""
+
+    max_upload_bytes: int
+    batch_documents: int
+    batch_bytes: int
+    max_attempts: int
+    claim_seconds: float
+    parse_poll_seconds: float
+    concurrency: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything outside of this process that the stages need."""
+
+    documents: DocumentStore
+    objects: ObjectStore
+    parser: Parser
+    embedder: Embedder
+    limits: Limits
