@@ -1,0 +1,133 @@
+"""Fixtures that every suite shares: a PostgreSQL server, and a migrated database for each test that asks for one.
+
+- `postgres_server` (session): an embedded server made for this run, or the one of INGEST_TEST_DATABASE_URL, a
+  postgresql:// URL of a superuser on a server that is there for tests: the passwords of its roles ingest_worker and
+  ingest_api are set anew.
+- `database_urls`: a migrated, empty database for one test, as `DatabaseUrls(owner, worker, api)`.
+- `empty_database_url`: a database without our schema, as the owner's URL.
+- `postgres_server.create_database()` and `.drop_database(name)`: more of them, for tests that need several.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from ingestion_pipeline.adapters.postgres.migrations import Migrator
+from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
+
+
+@dataclass(frozen=True)
+class DatabaseUrls:
+    """One database as the three roles reach it: who owns the schema, Dagster's workers, the HTTP API."""
+
+    owner: str = field(repr=False)
+    worker: str = field(repr=False)
+    api: str = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The database's name."""
+        return urlsplit(self.owner).path.removeprefix("/")
+
+
+class PostgresServer:
+    """A server on which tests make and drop databases; `url` is a superuser's."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._password = secrets.token_urlsafe(16)
+        self._template: str | None = None
+
+    def url(self, database: str = "postgres") -> str:
+        """The superuser's URL of a database."""
+        return urlunsplit(self._parts._replace(path=f"/{database}"))
+
+    def urls(self, database: str) -> DatabaseUrls:
+        """The URLs of a migrated database."""
+        return DatabaseUrls(
+            owner=self.url(database),
+            worker=self._role_url("ingest_worker", database),
+            api=self._role_url("ingest_api", database),
+        )
+
+    def create_database(self, *, migrated: bool = True) -> DatabaseUrls:
+        """A new database: a copy of one that was migrated once, or one without our schema."""
+        name = f"ingest_test_{secrets.token_hex(8)}"
+        template = self._migrated_template() if migrated else "template1"
+        self._administer("create database {} template {}", name, template)
+        return self.urls(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, also when connections to it are still open."""
+        self._administer("drop database if exists {} with (force)", name)
+
+    def close(self) -> None:
+        """Drop what tests shared."""
+        if self._template is not None:
+            self.drop_database(self._template)
+
+    def _migrated_template(self) -> str:
+        if self._template is None:
+            name = f"ingest_template_{secrets.token_hex(8)}"
+            self._administer("create database {} template {}", name, "template1")
+            migrator = Migrator(self.url(name))
+            migrator.migrate()
+            urls = self.urls(name)
+            migrator.provision_logins(urls.worker, urls.api)
+            self._template = name
+        return self._template
+
+    def _role_url(self, role: str, database: str) -> str:
+        place = self._parts.netloc.rpartition("@")[2]
+        netloc = f"{role}:{quote(self._password)}@{place}"
+        return urlunsplit(self._parts._replace(netloc=netloc, path=f"/{database}"))
+
+    def _administer(self, statement: str, *names: str) -> None:
+        with closing(psycopg2.connect(self.url())) as connection:
+            connection.autocommit = True  # databases are not made inside transactions
+            with connection.cursor() as cursor:
+                cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server of this run: an embedded one in a folder of its own, unless INGEST_TEST_DATABASE_URL names one."""
+    given = os.environ.get("INGEST_TEST_DATABASE_URL")
+    if given:
+        server = PostgresServer(given)
+        yield server
+        server.close()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ingest-tests-"))
+    embedded = EmbeddedPostgres(folder / "postgres", durable=False)
+    try:
+        yield PostgresServer(embedded.start().url())
+    finally:
+        embedded.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def database_urls(postgres_server: PostgresServer) -> Iterator[DatabaseUrls]:
+    """A migrated, empty database that only this test uses."""
+    urls = postgres_server.create_database()
+    yield urls
+    postgres_server.drop_database(urls.name)
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database without our schema that only this test uses, as its owner's URL."""
+    urls = postgres_server.create_database(migrated=False)
+    yield urls.owner
+    postgres_server.drop_database(urls.name)
