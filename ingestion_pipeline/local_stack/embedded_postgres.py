@@ -25,9 +25,9 @@ from filelock import FileLock, Timeout
 
 from ingestion_pipeline.errors import StartupError
 from ingestion_pipeline.local_stack import postgres_processes, postgres_settings
+from ingestion_pipeline.local_stack.postgres_processes import HOST
 from ingestion_pipeline.local_stack.server_account import ServerAccount, account_for_initdb, choose_account
 
-HOST = "127.0.0.1"
 SUPERUSER = "ingest_owner"
 START_ATTEMPTS = 3
 START_TIMEOUT_SECONDS = 180.0  # recovery after a crash replays up to max_wal_size
@@ -59,8 +59,8 @@ class PostgresServer:
 class EmbeddedPostgres:
     """The server of one data folder.
 
-    `durable=False` gives up safety against power loss for speed: for throwaway test databases only. It holds for a
-    server that this object starts, not for one that it adopts. `programs` is the folder of postgres and initdb, by
+    `durable=False` gives up safety for speed, for throwaway test databases only: a crash loses the last transactions,
+    a power loss may lose all. It holds for a server that this object starts, not for one that it adopts. `programs` is the folder of postgres and initdb, by
     default that of the installed wheel.
     """
 
@@ -112,7 +112,7 @@ class EmbeddedPostgres:
         """Tell whether the server of this data folder runs and accepts connections, whoever started it."""
         self._reap()
         postmaster = postgres_processes.find_postmaster(self._cluster)
-        return postmaster is not None and postmaster.status == "ready"
+        return postmaster is not None and postmaster.answers()
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -144,7 +144,7 @@ class EmbeddedPostgres:
         """Return the port of the server that already runs here, once it is ready; None if there is none."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while (postmaster := postgres_processes.find_postmaster(self._cluster)) is not None:
-            if postmaster.status == "ready" and postmaster.port is not None:
+            if postmaster.port is not None and postmaster.answers():
                 return postmaster.port
             if time.monotonic() >= deadline:
                 raise self._failure(
@@ -157,7 +157,7 @@ class EmbeddedPostgres:
         programs = self._programs.resolve() if self._programs is not None else postgres_settings.installed_programs()
         account = choose_account(programs, self._data_dir, self._cluster)
         for leftover in self._data_dir.glob("initialising-*"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)  # a killed starter's initdb may still be writing to it
         if not self._cluster.exists():
             self._initialise(programs, account, password)
         self._check_version()
@@ -179,10 +179,11 @@ class EmbeddedPostgres:
         password_file.write_text(password)
         account.give(password_file)
         account.give(workshop)
+        initialiser = account_for_initdb(account)
         command = postgres_settings.initdb_command(programs, draft, password_file, SUPERUSER, durable=self._durable)
         with self._log.open("ab") as log:
             outcome = subprocess.run(
-                account_for_initdb(account).command(command),
+                initialiser.command(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -192,7 +193,7 @@ class EmbeddedPostgres:
                 check=False,
             )
         if outcome.returncode != 0:
-            raise self._failure(f"initdb ended with status {outcome.returncode}")
+            raise self._failure(f"initdb ended with status {outcome.returncode}{initialiser.difference_from(account)}")
         draft.rename(self._cluster)
         descriptor = os.open(self._data_dir, os.O_RDONLY)
         try:

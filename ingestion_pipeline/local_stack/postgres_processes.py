@@ -5,12 +5,17 @@ server has the data folder as its working directory, and that is what decides he
 """
 
 import signal
+import socket
+import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+HOST = "127.0.0.1"
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # the one message that is answered, with one byte, before any login
+ANSWER_SECONDS = 2.0
 SERVER_PROCESS_NAME = "postgres"
 ORPHAN_GRACE_SECONDS = 3.0
 KILL_WAIT_SECONDS = 10.0
@@ -23,6 +28,18 @@ class Postmaster:
     process: psutil.Process
     port: int | None
     status: str
+
+    def answers(self) -> bool:
+        """Tell whether the server takes connections now: one that was just killed looks "ready" until it is gone."""
+        if self.status != "ready" or self.port is None:
+            return False
+        try:
+            with socket.create_connection((HOST, self.port), timeout=ANSWER_SECONDS) as connection:
+                connection.settimeout(ANSWER_SECONDS)
+                connection.sendall(SSL_REQUEST)
+                return connection.recv(1) in (b"S", b"N")
+        except OSError:
+            return False
 
 
 def works_in(process: psutil.Process, cluster: Path) -> bool:

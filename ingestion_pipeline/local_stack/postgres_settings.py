@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from ingestion_pipeline.errors import StartupError
+from ingestion_pipeline.local_stack.process_sessions import MARKER_VARIABLE
 
 MAJOR_VERSION = "18"
 SHARED_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  asked for its size only
@@ -33,8 +34,12 @@ def installed_programs() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment for PostgreSQL's programs, without what would change their meaning."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+    """Return this process's environment for PostgreSQL's programs, without what would change their meaning.
+
+    Also without a supervisor's marker: the server outlives the service that happens to start it.
+    """
+    dropped = ("PG", "LC_", "LANG", MARKER_VARIABLE)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     # Without TZ initdb compares the system's clock with every time zone it knows.
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 

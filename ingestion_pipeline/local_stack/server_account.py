@@ -39,6 +39,15 @@ class ServerAccount:
         uid, gid = (NOBODY, NOBODY) if self.mode == "namespace" else (self.uid, self.gid)
         return [sys.executable, "-I", "-S", str(RUN_AS), self.mode, str(uid), str(gid), *command]
 
+    def difference_from(self, server: "ServerAccount") -> str:
+        """Return what to say of initdb's failure if it ran under another identity than `server`, else nothing."""
+        if self == server:
+            return ""
+        return (
+            f": it demands that its user has a name, and user id {self.uid} has none. Add it to /etc/passwd, run as a "
+            "user who is there, or allow user namespaces"
+        )
+
     def give(self, path: Path) -> None:
         """Make this account the owner of `path`, a file or folder of ours."""
         if self.mode in ("drop", "capability"):
