@@ -27,6 +27,7 @@ def make_argument_parser() -> argparse.ArgumentParser:
     add("--max-upload-megabytes", type=float, default=512.0, help="more are refused with 413")
     add("--webhook-retry-seconds", type=float, nargs="*", default=[1.0, 2.0], help="waits between delivery attempts")
     add("--vectors", choices=["meaningful", "instant"], default="meaningful")
+    add("--estimate-tokens", action="store_true", help="four characters a token: for benchmarks")
     add("--requests-per-minute", type=int, default=10_000, help="of the embeddings API, shown in its headers")
     add("--tokens-per-minute", type=int, default=10_000_000)
     add("--enforce-rate-limits", action="store_true", help="answer 429 where these limits are reached")
@@ -56,6 +57,7 @@ def main() -> None:
         "openai": create_openai_app(
             OpenAIOptions(
                 vectors=options.vectors,
+                estimate_tokens=options.estimate_tokens,
                 requests_a_minute=options.requests_per_minute,
                 tokens_a_minute=options.tokens_per_minute,
                 enforce_rate_limits=options.enforce_rate_limits,

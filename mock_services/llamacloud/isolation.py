@@ -3,12 +3,14 @@
 import multiprocessing
 import resource
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mock_services.llamacloud.parsing import IN_PROCESS, DocumentError, ParsedPage, detect_format, parse_document
 from mock_services.llamacloud.parsing.detection import MAX_UNPACKED_BYTES
 
+Parse = Callable[[bytes, str], list[ParsedPage]]
 Outcome = list[ParsedPage] | DocumentError
 
 _MAX_MEMORY_BYTES = 8 * 2**30
@@ -23,15 +25,20 @@ def preload_parsers() -> None:
     _processes.set_forkserver_preload(["mock_services.llamacloud.isolation"])
 
 
-def parse_isolated(path: Path, name: str, timeout: float) -> list[ParsedPage]:
+def warm_up() -> None:
+    """Start the fork server now, so that the first document need not wait for it."""
+    forkserver.ensure_running()
+
+
+def parse_isolated(path: Path, name: str, timeout: float, parse: Parse = parse_document) -> list[ParsedPage]:
     """The pages of a file. Blocks: call it in a thread. DocumentError with the vendor's code, also for a dead child."""
     if path.stat().st_size > _MAX_CONTENT_BYTES:
         raise DocumentError("DOCUMENT_TOO_LARGE", "The document is too large.")
     content = path.read_bytes()
     if not content or detect_format(content, name) in IN_PROCESS:
-        return parse_document(content, name)
+        return parse(content, name)
     receiver, sender = _processes.Pipe(duplex=False)
-    child = _processes.Process(target=_parse_and_send, args=(sender, path, name, parse_document), daemon=True)
+    child = _processes.Process(target=_parse_and_send, args=(sender, path, name, parse), daemon=True)
     child.start()
     sender.close()
     try:
@@ -50,8 +57,9 @@ def parse_isolated(path: Path, name: str, timeout: float) -> list[ParsedPage]:
     return outcome
 
 
-def _parse_and_send(sender: Connection, path: Path, name: str, parse: Callable[[bytes, str], Outcome]) -> None:
+def _parse_and_send(sender: Connection, path: Path, name: str, parse: Parse) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
+    outcome: Outcome
     try:
         outcome = parse(path.read_bytes(), name)
     except DocumentError as failure:

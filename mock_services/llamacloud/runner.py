@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from mock_services.faults import Fault, FaultBook, Kind, Stage
-from mock_services.llamacloud.isolation import parse_isolated, preload_parsers
+from mock_services.llamacloud.isolation import parse_isolated, preload_parsers, warm_up
 from mock_services.llamacloud.jobs import Job, Status
 from mock_services.llamacloud.page_ranges import selected_pages
 from mock_services.llamacloud.parsing import DocumentError, ParsedPage
@@ -51,6 +51,7 @@ class JobRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._announcements: dict[asyncio.Task[None], str] = {}
         preload_parsers()
+        self._threads.submit(warm_up)
 
     def resume(self) -> None:
         """Take up every job that is not finished, from its start."""

@@ -21,7 +21,7 @@ from mock_services.control import control_routes
 from mock_services.exchange import Exchange
 from mock_services.faults import Fault, FaultBook, Kind, Stage
 from mock_services.openai.errors import ApiError, scripted_error
-from mock_services.openai.inputs import EmbeddingRequest, Tokenizer, read_request
+from mock_services.openai.inputs import EmbeddingRequest, EstimatingTokenizer, Tokenizer, read_request
 from mock_services.openai.rate_limits import RateLimits
 from mock_services.openai.vectors import Vector, VectorKind, VectorSource, encode, make_vector_source
 
@@ -35,6 +35,7 @@ class OpenAIOptions:
     """vectors: meaningful or instant; the limits a minute are shown in headers, and enforced only if told to."""
 
     vectors: VectorKind = "meaningful"
+    estimate_tokens: bool = False
     requests_a_minute: int = 10_000
     tokens_a_minute: int = 10_000_000
     enforce_rate_limits: bool = False
@@ -44,7 +45,7 @@ def create_openai_app(options: OpenAIOptions) -> Starlette:
     """The application, its tables and weights loaded."""
     faults, calls = FaultBook(), CallCounter()
     embeddings = Embeddings(
-        Tokenizer(),
+        EstimatingTokenizer() if options.estimate_tokens else Tokenizer(),
         make_vector_source(options.vectors),
         RateLimits(options.requests_a_minute, options.tokens_a_minute, enforced=options.enforce_rate_limits),
         Exchange(faults, calls, scripted_error),

@@ -30,7 +30,7 @@ def parse_html(content: bytes) -> Pages:
 
 def html_to_text(html: str) -> str:
     """Markdown of an HTML document, without its metadata and without images that are part of the text itself."""
-    converted = convert(html, ConversionOptions(extract_metadata=False)).content or ""
+    converted = convert(html, ConversionOptions(extract_metadata=False, compact_tables=True)).content or ""
     return _INLINE_IMAGE.sub(lambda image: image[1], converted)
 
 
