@@ -29,13 +29,8 @@ class HeldResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
         """Wait for the caller to hang up."""
-
-        async def hung_up() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
         try:
-            await asyncio.wait_for(hung_up(), self._seconds)
+            await asyncio.wait_for(_hung_up(receive), self._seconds)
         except TimeoutError:
             await _cut(scope, receive)
 
@@ -58,15 +53,20 @@ class TruncatedResponse(Response):
         super().__init__(content=bytes(whole.body), status_code=whole.status_code)
         self.raw_headers = list(whole.raw_headers)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send half, then cut."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body[: len(self.body) // 2], "more_body": True})
-        scope[TRANSPORT_KEY].close()
+        scope[TRANSPORT_KEY].close()  # what was sent is still delivered
+        await _hung_up(receive)
 
 
 async def _cut(scope: Scope, receive: Receive) -> None:
     scope[TRANSPORT_KEY].abort()
+    await _hung_up(receive)
+
+
+async def _hung_up(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -19,8 +19,10 @@ MODEL = "text-embedding-3-small"
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockServices]:
-    with start_mock_services(tmp_path_factory.mktemp("mock"), vectors="instant") as running:
+    directory = tmp_path_factory.mktemp("mock")
+    with start_mock_services(directory, vectors="instant") as running:
         yield running
+    assert (directory / "mock_services.log").read_text() == "", "a fault made the servers complain"
 
 
 @pytest.fixture(autouse=True)

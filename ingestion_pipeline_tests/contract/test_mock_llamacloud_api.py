@@ -243,7 +243,7 @@ def test_a_parse_that_takes_longer_than_its_own_limit_fails(services: MockServic
     assert (client.parsing.get(job_id).job.error_message or "").startswith("TIMEOUT: ")
 
 
-def test_jobs_files_and_results_survive_kill_and_unfinished_jobs_go_on(tmp_path: Path) -> None:
+def test_jobs_files_and_results_survive_kill_and_sigterm_is_clean_with_work_open(tmp_path: Path) -> None:
     services = start_mock_services(tmp_path, vectors="instant")
     try:
         client = client_of(services)
@@ -263,19 +263,14 @@ def test_jobs_files_and_results_survive_kill_and_unfinished_jobs_go_on(tmp_path:
         later = client.parsing.create(tier="agentic", version="latest", file_id=file.id)
         wait_for(client, later.id, "COMPLETED")
         assert [job.id for job in client.parsing.list()] == [later.id, hanging, done]
+        services.script("llamacloud", "never_finish", times=None)
+        create(client)
+        started = time.monotonic()
+        assert services.stop() == 0
+        assert time.monotonic() - started < 5
+        assert (tmp_path / "mock_services.log").read_text() == ""
     finally:
         services.stop()
-
-
-def test_the_process_stops_cleanly_on_sigterm_even_with_work_and_connections_open(tmp_path: Path) -> None:
-    services = start_mock_services(tmp_path, vectors="instant")
-    client = client_of(services)
-    services.script("llamacloud", "never_finish", times=None)
-    create(client)
-    started = time.monotonic()
-    assert services.stop() == 0
-    assert time.monotonic() - started < 5
-    assert (tmp_path / "mock_services.log").read_text() == ""
 
 
 def test_calls_are_counted_by_operation(services: MockServices, client: LlamaCloud) -> None:
