@@ -147,6 +147,7 @@ class Document:
     token_count: int | None
     last_error_code: str | None
     last_error_message: str | None
+    last_error_stage: str | None
 
 
 @dataclass(frozen=True, slots=True)

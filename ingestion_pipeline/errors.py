@@ -70,6 +70,12 @@ class VendorRejectedError(PermanentError):
     code = "vendor_rejected"
 
 
+class RequestRejectedError(VendorRejectedError):
+    """An outside service refused the content of this one request; others may pass."""
+
+    code = "request_rejected"
+
+
 class VendorUnavailableError(TransientError):
     """An outside service is unreachable, overloaded or answered nonsense."""
 

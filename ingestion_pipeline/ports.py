@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingestion_pipeline.domain import Chunk, Document, Failure, Lane, ParsedPage, ParsedText, ParseJob, ParseOutcome, State
+from ingestion_pipeline.errors import IngestionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ class Parser(Protocol):
 
     def pages(self, job_id: str) -> list[ParsedPage]:
         """The Markdown of a job that succeeded. Raises ParseJobLostError if the result has expired."""
+        ...
+
+    def failure(self, job: ParseJob) -> IngestionError:
+        """Why a job that ended without a result did so, classified; not raised."""
         ...
 
     def cancel(self, job_id: str) -> None:

@@ -1,0 +1,1 @@
+"""What operators see: assets, checks, sensors and jobs. Wiring only; decisions are in pipeline and stages."""

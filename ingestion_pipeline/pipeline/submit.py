@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from ingestion_pipeline.domain import CheckResult, Document, ParseJob, State
+from ingestion_pipeline.errors import PermanentError
 from ingestion_pipeline.pipeline.failures import settle
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
@@ -51,6 +52,8 @@ def _verify(document: Document, services: Services) -> VerifiedUpload:
 
 def _parse_job(document: Document, services: Services) -> ParseJob:
     """The job of an earlier attempt whose answer was lost, or a new one."""
+    if document.parse_round > services.limits.max_attempts:
+        raise PermanentError(f"the parser lost {document.parse_round - 1} jobs of this document", code="parse_jobs_lost")
     if document.attempt > 0:
         found = services.parser.find(document.document_id, document.parse_round)
         if found is not None:

@@ -68,9 +68,16 @@ set claimed_by = null, claim_expires_at = null
 where j.claimed_by = :claim and (:document_ids::uuid[] is null or j.document_id = any(:document_ids::uuid[]));
 
 -- name: release_expired_claims
--- The documents of runs that died go back to the queue; of those that are settled, Dagster may not know yet.
+-- The documents of runs that died go back to the queue; of those that are settled, Dagster may not know yet. A death counts as
+-- a failed attempt: the next one looks for what this one may have begun.
 update upload_pipeline.upload_jobs as j
-set claimed_by = null, claim_expires_at = null
+set
+    claimed_by = null,
+    claim_expires_at = null,
+    attempt = case when j.lane is null then j.attempt else j.attempt + 1 end,
+    last_error_code = case when j.lane is null then j.last_error_code else 'worker_lost' end,
+    last_error_message = case when j.lane is null then j.last_error_message else 'the run that had this document died' end,
+    last_error_stage = case when j.lane is null then j.last_error_stage else j.lane end
 from (
     select e.document_id
     from upload_pipeline.upload_jobs as e
@@ -86,7 +93,7 @@ select
     d.document_id, d.owner_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.object_key,
     j.state, j.attempt, j.correlation_id, j.parse_round, j.parse_job_id, j.parse_outcome,
     d.parsed_key, d.parsed_sha256, d.page_numbers, d.page_starts, d.failed_pages, d.page_count, d.chunk_count, d.token_count,
-    j.last_error_code, j.last_error_message
+    j.last_error_code, j.last_error_message, j.last_error_stage
 from upload_pipeline.documents as d
 inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
 where d.document_id = any(:document_ids)

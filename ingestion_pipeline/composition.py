@@ -1,0 +1,68 @@
+"""From settings to adapters: the one place, besides the entry points, that knows which adapter implements a port.
+
+The vendors' SDKs take seconds to import and not every process needs them, so they are imported when they are first needed.
+"""
+
+from ingestion_pipeline.adapters.postgres.connection import Database
+from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
+from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
+from ingestion_pipeline.settings import Settings
+
+EMBEDDING_DIMENSIONS = 1536  # as the schema's vectors
+
+
+def document_store(settings: Settings) -> DocumentStore:
+    """The workers' store, over INGEST_WORKER_DATABASE_URL."""
+    values = settings.require("worker_database_url")
+    database = Database(
+        values["worker_database_url"],
+        application_name="ingest-worker",
+        max_connections=settings.database_connections,
+    )
+    return PostgresDocumentStore(database, actor="worker", claim_seconds=settings.claim_seconds)
+
+
+def object_store(settings: Settings) -> ObjectStore:
+    """Local files or S3, as INGEST_OBJECT_STORE says."""
+    from ingestion_pipeline.adapters.object_store import local_object_store, s3_object_store
+
+    if settings.object_store == "local":
+        return local_object_store(settings.require("object_store_dir")["object_store_dir"])
+    values = settings.require("s3_bucket", "s3_access_key_id", "s3_secret_access_key")
+    return s3_object_store(
+        bucket=values["s3_bucket"],
+        endpoint_url=settings.s3_endpoint_url,
+        region=settings.s3_region,
+        access_key_id=values["s3_access_key_id"],
+        secret_access_key=values["s3_secret_access_key"],
+    )
+
+
+def parser(settings: Settings) -> Parser:
+    """LlamaParse, at INGEST_LLAMA_CLOUD_BASE_URL."""
+    from ingestion_pipeline.adapters.llamacloud import LlamaCloudParser
+
+    values = settings.require("llama_cloud_api_key", "webhook_url", "webhook_secret")
+    return LlamaCloudParser(
+        api_key=values["llama_cloud_api_key"],
+        base_url=settings.llama_cloud_base_url,
+        webhook_url=values["webhook_url"],
+        webhook_signing_secret=values["webhook_secret"],
+        tier=settings.parse_tier,
+        version=settings.parse_version,
+        timeout_seconds=settings.vendor_timeout_seconds,
+    )
+
+
+def embedder(settings: Settings) -> Embedder:
+    """OpenAI embeddings, at INGEST_OPENAI_BASE_URL."""
+    from ingestion_pipeline.adapters.openai_embedder import OpenAIEmbedder
+
+    values = settings.require("openai_api_key")
+    return OpenAIEmbedder(
+        api_key=values["openai_api_key"],
+        base_url=settings.openai_base_url,
+        model=settings.embedding_model,
+        dimensions=EMBEDDING_DIMENSIONS,
+        timeout_seconds=settings.vendor_timeout_seconds,
+    )

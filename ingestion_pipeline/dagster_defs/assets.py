@@ -1,0 +1,149 @@
+"""The five assets, each document a partition, in two steps: before the parser and after it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from uuid import UUID
+
+import dagster as dg
+
+from ingestion_pipeline.dagster_defs.partition_events import PartitionEvent, partition_events, plan_partition
+from ingestion_pipeline.domain import REPLAY_TARGET, Document
+from ingestion_pipeline.pipeline.claims import kept_alive
+from ingestion_pipeline.pipeline.process import process_documents
+from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
+from ingestion_pipeline.pipeline.services import Services
+from ingestion_pipeline.pipeline.submit import submit_documents
+
+DOCUMENTS = dg.DynamicPartitionsDefinition(name="documents")
+SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=200)
+RELEASE_EVERY = 20
+
+DESCRIPTIONS = {
+    Asset.RAW_UPLOAD: "The uploaded file, verified against its recorded size, SHA-256 and type, and handed to the parser.",
+    Asset.PARSED: "The parser's Markdown, normalised, in the object store.",
+    Asset.CHUNKS: "The text in pieces of about 512 tokens, in the chunk buffer.",
+    Asset.EMBEDDINGS: "A vector for every chunk, in the vector buffer.",
+    Asset.FINALIZED: "Chunks and vectors where search serves them, promoted in one transaction.",
+}
+CHECKS = {
+    Asset.RAW_UPLOAD: ("upload_is_intact", "Size, SHA-256 and type of the stored file are those that the API recorded."),
+    Asset.PARSED: ("text_is_intact", "The parsed text is not empty and matches its hash when read back."),
+    Asset.CHUNKS: ("chunks_cover_text", "The chunks cover the text and rebuild it from their offsets."),
+    Asset.EMBEDDINGS: ("vectors_are_complete", "Every chunk has one finite vector of unit length and right dimension."),
+    Asset.FINALIZED: ("served_equals_buffered", "What search serves equals what was buffered."),
+}
+
+
+class BatchConfig(dg.Config):
+    """Which batch a sensor claimed for this run; without it the run's own partitions are taken."""
+
+    batch_id: str = ""
+
+
+def _specs(assets: Sequence[Asset]) -> list[dg.AssetSpec]:
+    order = list(Asset)
+    return [
+        dg.AssetSpec(
+            asset.value,
+            deps=[order[order.index(asset) - 1].value] if asset is not order[0] else [],
+            description=DESCRIPTIONS[asset],
+            group_name="ingestion",
+            kinds={"postgres"} if asset is not Asset.RAW_UPLOAD else {"s3"},
+            skippable=True,
+            partitions_def=DOCUMENTS,
+        )
+        for asset in assets
+    ]
+
+
+def _checks(assets: Sequence[Asset]) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            CHECKS[asset][0], asset=asset.value, description=CHECKS[asset][1], blocking=True, partitions_def=DOCUMENTS
+        )
+        for asset in assets
+    ]
+
+
+SUBMITTING = (Asset.RAW_UPLOAD,)
+PROCESSING = (Asset.PARSED, Asset.CHUNKS, Asset.EMBEDDINGS, Asset.FINALIZED)
+
+
+@dg.multi_asset(
+    name="submit_documents",
+    specs=_specs(SUBMITTING),
+    check_specs=_checks(SUBMITTING),
+    can_subset=True,
+    backfill_policy=SELECTED_BACKFILL,
+)
+def submit_step(
+    context: dg.AssetExecutionContext, config: BatchConfig, services: dg.ResourceParam[Services]
+) -> Iterator[PartitionEvent]:
+    """Verify each uploaded file and submit it to the parser."""
+    yield from _run(context, config, services, submit_documents)
+
+
+@dg.multi_asset(
+    name="process_documents",
+    specs=_specs(PROCESSING),
+    check_specs=_checks(PROCESSING),
+    can_subset=True,
+    backfill_policy=SELECTED_BACKFILL,
+)
+def process_step(
+    context: dg.AssetExecutionContext, config: BatchConfig, services: dg.ResourceParam[Services]
+) -> Iterator[PartitionEvent]:
+    """Take each parsed document to the end."""
+    yield from _run(context, config, services, process_documents)
+
+
+def _run(
+    context: dg.AssetExecutionContext,
+    config: BatchConfig,
+    services: Services,
+    work: Callable[[Sequence[Document], str, Services], Iterator[StageReport]],
+) -> Iterator[PartitionEvent]:
+    claim = config.batch_id or context.run.run_id
+    failed: list[StageReport] = []
+    with kept_alive(services.documents, claim, services.limits.claim_seconds):
+        documents = _claimed(context, config, services, claim)
+        told: list[UUID] = []
+        for report in work(documents, claim, services):
+            yield from partition_events(report)
+            if report.verdict is Verdict.FAILED:
+                plan_partition(context, report)
+                failed.append(report)
+            if report.verdict is Verdict.FAILED or (report.asset, report.verdict) == (Asset.FINALIZED, Verdict.DONE):
+                told.append(report.document_id)
+            if len(told) == RELEASE_EVERY:
+                services.documents.release_claim(claim, told)
+                told.clear()
+    if config.batch_id:
+        services.documents.finish_batch(UUID(config.batch_id), len(failed))
+    if failed:
+        raise dg.Failure(
+            f"{len(failed)} of {len(documents)} documents failed",
+            metadata={str(report.document_id): _reason(report) for report in failed},
+            allow_retries=False,
+        )
+
+
+def _claimed(context: dg.AssetExecutionContext, config: BatchConfig, services: Services, claim: str) -> list[Document]:
+    """The documents of this run. An operator's run also takes dead letters up again, from their last durable state."""
+    if config.batch_id:
+        held = services.documents.renew_claim(claim)
+        context.log.info(f"batch {claim}: {len(held)} documents are still claimed for it")
+        return services.documents.load(held)
+    wanted = [UUID(key) for key in context.partition_keys]
+    for document in services.documents.load(wanted):
+        if document.state in REPLAY_TARGET:
+            state = services.documents.replay(document)
+            context.log.info(f"document {document.document_id} goes back from {document.state} to {state}")
+    held = services.documents.claim_documents(wanted, claim)
+    for document_id in set(wanted) - set(held):
+        context.log.warning(f"document {document_id} waits for the parser, or another run has it: it goes on by itself")
+    return services.documents.load(held)
+
+
+def _reason(report: StageReport) -> str:
+    assert report.failure is not None
+    return f"{report.asset.value}: {report.failure.code}: {report.failure.message}"

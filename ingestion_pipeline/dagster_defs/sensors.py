@@ -1,0 +1,78 @@
+"""The sensors: new uploads, ended parse jobs, and what fell between."""
+
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+import dagster as dg
+
+from ingestion_pipeline.dagster_defs.assets import DOCUMENTS
+from ingestion_pipeline.dagster_defs.jobs import process_job, submit_job
+from ingestion_pipeline.domain import Lane
+from ingestion_pipeline.errors import DatabaseUnavailableError
+from ingestion_pipeline.pipeline.reconcile import reconcile
+from ingestion_pipeline.pipeline.services import Services
+
+MAX_ACTIVE_BATCHES = 4
+STEP_OF_LANE = {Lane.SUBMIT: "submit_documents", Lane.PROCESS: "process_documents"}
+
+
+@dg.sensor(job=submit_job, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
+def upload_sensor(
+    context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+) -> dg.SensorResult | dg.SkipReason:
+    """Claims uploaded documents and asks for a run that submits them to the parser."""
+    return _claim_batches(context, services, Lane.SUBMIT)
+
+
+@dg.sensor(job=process_job, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
+def completion_sensor(
+    context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+) -> dg.SensorResult | dg.SkipReason:
+    """Claims documents that the parser is done with, or that are due again, and asks for a run that takes them to the end."""
+    return _claim_batches(context, services, Lane.PROCESS)
+
+
+@dg.sensor(job=process_job, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+def reconcile_sensor(
+    context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+) -> dg.SensorResult | dg.SkipReason:
+    """Asks for parse jobs whose webhook never came, returns what dead runs held, has Dagster told of what they finished."""
+    try:
+        result = reconcile(services)
+        if result.untold:
+            batch_id = uuid4()
+            held = services.documents.claim_documents(result.untold, str(batch_id))
+            return dg.SensorResult(run_requests=[_run_request(Lane.PROCESS, batch_id, held)])
+    except DatabaseUnavailableError as error:
+        return dg.SkipReason(error.message)
+    return dg.SkipReason(
+        f"parse jobs ended {result.parse_jobs_ended}, running {result.parse_jobs_running}, lost {result.parse_jobs_lost}, "
+        f"not answered {result.parse_polls_failed}; claims returned {result.claims_returned}"
+    )
+
+
+def _claim_batches(
+    context: dg.SensorEvaluationContext, services: Services, lane: Lane
+) -> dg.SensorResult | dg.SkipReason:
+    requests: list[dg.RunRequest] = []
+    try:
+        for _ in range(MAX_ACTIVE_BATCHES - services.documents.active_batches(lane)):
+            batch = services.documents.claim_batch(
+                lane, max_documents=services.limits.batch_documents, max_bytes=services.limits.batch_bytes
+            )
+            if batch is None:
+                break
+            context.instance.add_dynamic_partitions(str(DOCUMENTS.name), [str(key) for key in batch.document_ids])
+            requests.append(_run_request(lane, batch.batch_id, batch.document_ids))
+    except DatabaseUnavailableError as error:
+        if not requests:
+            return dg.SkipReason(error.message)
+    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("nothing is due")
+
+
+def _run_request(lane: Lane, batch_id: UUID, document_ids: Sequence[UUID]) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=str(batch_id),
+        run_config={"ops": {STEP_OF_LANE[lane]: {"config": {"batch_id": str(batch_id)}}}},
+        tags={"ingest/batch": str(batch_id), "ingest/documents": str(len(document_ids))},
+    )

@@ -1,0 +1,16 @@
+"""Which port a service of the local stack takes."""
+
+import socket
+
+
+def usable_port(host: str, preferred: int) -> int:
+    """`preferred` if nobody listens there, else a free port of the kernel's choice."""
+    for candidate in (preferred, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError(f"no free port on {host}")

@@ -1,0 +1,50 @@
+"""The finalized asset of one document: the buffers become what search serves, in one transaction, checked within it."""
+
+import time
+
+from ingestion_pipeline.domain import CheckResult, Document
+from ingestion_pipeline.errors import CheckFailedError
+from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
+from ingestion_pipeline.pipeline.services import Services
+from ingestion_pipeline.ports import PromotionFacts
+
+
+def promote(document: Document, claim: str, services: Services) -> StageReport:
+    """Raises CheckFailedError, with nothing promoted, if what is served would differ from what was buffered."""
+    started = time.monotonic()
+    found: list[tuple[PromotionFacts, CheckResult]] = []
+
+    def accept(facts: PromotionFacts) -> None:
+        check = check_promotion(facts, document.chunk_count or 0)
+        if not check.passed:
+            raise CheckFailedError(check.message)
+        found.append((facts, check))
+
+    services.documents.promote(document, claim, services.embedder.model, accept)
+    facts, check = found[0]
+    metadata = {
+        "filename": document.filename,
+        "pages": document.page_count or 0,
+        "chunks": facts.served_chunks,
+        "tokens": facts.tokens,
+        "content_sha256": (facts.served_sha256 or b"").hex(),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    return StageReport(document.document_id, Asset.FINALIZED, Verdict.DONE, metadata, (check,))
+
+
+def check_promotion(facts: PromotionFacts, expected_chunks: int) -> CheckResult:
+    """Blocking check: what is served equals what was buffered, and is as much as chunking counted."""
+    problems = []
+    if facts.served_chunks != expected_chunks:
+        problems.append(f"{facts.served_chunks} chunks are served, {expected_chunks} were cut")
+    if facts.buffered_chunks != facts.served_chunks:
+        problems.append(f"{facts.buffered_chunks} chunks were buffered, {facts.served_chunks} are served")
+    if facts.buffered_sha256 is None or facts.buffered_sha256 != facts.served_sha256:
+        problems.append("the fingerprints of buffered and served rows differ")
+    return CheckResult(
+        name="served_equals_buffered",
+        passed=not problems,
+        message="; ".join(problems) or "what is served equals what was buffered",
+        facts={"chunks": facts.served_chunks},
+    )
