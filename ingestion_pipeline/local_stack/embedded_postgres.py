@@ -60,8 +60,8 @@ class EmbeddedPostgres:
     """The server of one data folder.
 
     `durable=False` gives up safety for speed, for throwaway test databases only: a crash loses the last transactions,
-    a power loss may lose all. It holds for a server that this object starts, not for one that it adopts. `programs` is the folder of postgres and initdb, by
-    default that of the installed wheel.
+    a power loss may lose all. It holds for a server that this object starts, not for one that it adopts. `programs` is
+    the folder of postgres and initdb, by default that of the installed wheel.
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True, programs: Path | None = None) -> None:

@@ -93,7 +93,9 @@ class LocalStack:
             )
         )
         shown = urlunsplit(parts._replace(netloc=f"{parts.hostname}:{parts.port}"))
-        self.addresses.append(Address("PostgreSQL", shown, f"embedded; superuser {parts.username}, password in data/postgres"))
+        self.addresses.append(
+            Address("PostgreSQL", shown, f"embedded; superuser {parts.username}, password in data/postgres")
+        )
 
     def _object_store(self) -> dict[str, str]:
         if self._settings.object_store != "local":
@@ -122,7 +124,9 @@ class LocalStack:
         if not settings.llama_cloud_api_key:
             base_url = f"http://{LOOPBACK}:{parser_port}"
             environment |= {"INGEST_LLAMA_CLOUD_API_KEY": "llx-mock", "INGEST_LLAMA_CLOUD_BASE_URL": base_url}
-            self.addresses.append(Address("LlamaParse", base_url, "a MOCK: set INGEST_LLAMA_CLOUD_API_KEY for the real one"))
+            self.addresses.append(
+                Address("LlamaParse", base_url, "a MOCK: set INGEST_LLAMA_CLOUD_API_KEY for the real one")
+            )
         if not settings.openai_api_key:
             base_url = f"http://{LOOPBACK}:{embedder_port}/v1"
             environment |= {"INGEST_OPENAI_API_KEY": "sk-mock", "INGEST_OPENAI_BASE_URL": base_url}
@@ -133,7 +137,11 @@ class LocalStack:
         settings = self._settings
         port = usable_port(settings.api_host, settings.api_port)
         url = f"http://{settings.api_host}:{port}"
-        key = settings.api_key.get_secret_value() if settings.api_key else secret_file(self._data / "keys" / "api_key", "ik-")
+        key = (
+            settings.api_key.get_secret_value()
+            if settings.api_key
+            else secret_file(self._data / "keys" / "api_key", "ik-")
+        )
         webhook_secret = (
             settings.webhook_secret.get_secret_value()
             if settings.webhook_secret

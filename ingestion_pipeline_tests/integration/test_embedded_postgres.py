@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,13 @@ def test_starting_twice_gives_the_same_server(folder: Path) -> None:
     process = postmaster_of(folder)
     assert new_postgres(folder).start() == first
     assert postmaster_of(folder) == process
+
+
+def test_two_that_start_the_same_folder_at_once_share_one_server(folder: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda postgres: postgres.start(), [new_postgres(folder), new_postgres(folder)])
+    assert first == second
+    assert rows(first.url(), "SELECT 1") == [(1,)]
 
 
 def test_committed_rows_are_there_after_kill_9_of_the_whole_server(folder: Path) -> None:
