@@ -36,6 +36,7 @@ RUNTIME = [
     "structlog>=26.1,<27",
     "pandas>=3,<4",
     "psutil>=7,<8",
+    "sqlalchemy>=2,<3",
     "filelock>=4.2,<5",
 ]
 
@@ -49,6 +50,10 @@ LOCAL = [
     "wordllama==0.2.2.post0",
     "tokenizers>=0.23,<0.24",
     "safetensors>=0.8,<0.9",
+    "httpx>=0.28,<1",
+    "charset-normalizer>=3.4,<4",
+    "starlette>=1,<2",
+    "pydantic-core>=2.40,<3",
 ]
 
 DEV = [

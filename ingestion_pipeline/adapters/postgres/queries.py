@@ -18,4 +18,6 @@ def queries() -> Any:
     Rows come as dictionaries. The suffix of a name in the .sql file says what is returned: ^ one row or None, ! the count
     of affected rows, none an iterator of rows.
     """
-    return aiosql.from_path(SQL_ROOT / "queries", "psycopg2", kwargs={"cursor_factory": RealDictCursor})
+    return aiosql.from_path(
+        SQL_ROOT / "queries", "psycopg2", mandatory_parameters=False, kwargs={"cursor_factory": RealDictCursor}
+    )

@@ -1,0 +1,51 @@
+# The commands of this project. Each sets up what it needs: a fresh clone and Python 3.11 to 3.13 are enough.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
+	if $$candidate -c '$(FITS)' >/dev/null 2>&1; then echo $$candidate; exit; fi; done; echo no-python)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test check format lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 14
+
+setup: $(INSTALLED) ## Install everything into .venv
+
+$(INSTALLED): requirements.lock setup.py pyproject.toml
+	@if [ "$(PYTHON)" = no-python ]; then \
+		echo "Python 3.11, 3.12 or 3.13 with the module venv is needed; name one with PYTHON=..." >&2; exit 1; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+run: $(INSTALLED) ## Start everything, ingest the sample documents, stay up until Ctrl-C
+	@exec $(BIN)/ingest up --demo
+
+demo: $(INSTALLED) ## The same, but stop by itself; the exit status tells whether it worked
+	@exec $(BIN)/ingest up --exit-after-demo
+
+test: $(INSTALLED) ## Run all tests
+	$(BIN)/pytest
+
+check: $(INSTALLED) ## Linters, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Resolve the dependencies of setup.py anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-header \
+		setup.py --extra dev --upgrade --output-file requirements.lock
+
+clean: ## Remove the virtual environment, caches and the local data folder
+	rm -rf $(VENV) data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
