@@ -5,13 +5,13 @@ no key, and keys of its own; each service then reads its settings from the envir
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import requests
+from pydantic import SecretStr
 
 from ingestion_pipeline.adapters.postgres.migrations import Migrator
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
@@ -88,7 +88,7 @@ class LocalStack:
                 name="postgres",
                 command=[*INGEST, "serve", "postgres"],
                 environment={"INGEST_DATA_DIR": str(self._data)},
-                ready=f"tcp://{parts.hostname}:{parts.port}",
+                ready=embedded_postgres(self._settings).is_running,  # it runs already; the service keeps it so
                 stop_timeout=40.0,
             )
         )
@@ -242,11 +242,9 @@ def daemons_are_healthy(dagster_url: str) -> bool:
     return bool(statuses) and all(status["healthy"] for status in statuses if status["required"])
 
 
-def _role_url(given: object, owner_url: str, role: str, data_dir: Path) -> str:
+def _role_url(given: SecretStr | None, owner_url: str, role: str, data_dir: Path) -> str:
     """The URL given in the settings, or the owner's with the role and a password of the data folder."""
-    from pydantic import SecretStr
-
-    if isinstance(given, SecretStr):
+    if given is not None:
         return given.get_secret_value()
     parts = urlsplit(owner_url)
     password = secret_file(data_dir / "keys" / f"{role}_password")
