@@ -1,7 +1,8 @@
 """The file types that the pipeline takes, in one table, and how the first bytes of a file tell them apart.
 
-Recognition looks at the head of a file (at most 64 KiB) and nothing else, so that it works on a stream. It is lenient: what
-can't be told from the head passes, and the parser has the last word. What is clearly another kind of file is refused.
+Recognition looks at the head of a file (at most 64 KiB) and nothing else, so that it works on a stream. It is lenient:
+what can't be told from the head passes, and the parser has the last word. What is clearly another kind of file is
+refused.
 """
 
 import re
@@ -40,7 +41,11 @@ XLSX = FileType("XLSX", f"{_OFFICE}.spreadsheetml.sheet", (".xlsx",), Family.ZIP
 EPUB = FileType("EPUB", "application/epub+zip", (".epub",), Family.ZIP, marker=b"META-INF/container.xml")
 HTML = FileType("HTML", "text/html", (".html", ".htm", ".xhtml"), Family.TEXT, aliases=("application/xhtml+xml",))
 MARKDOWN = FileType(
-    "Markdown", "text/markdown", (".md", ".markdown"), Family.TEXT, aliases=("text/x-markdown", "text/vnd.daringfireball.markdown")
+    "Markdown",
+    "text/markdown",
+    (".md", ".markdown"),
+    Family.TEXT,
+    aliases=("text/x-markdown", "text/vnd.daringfireball.markdown"),
 )
 PLAIN_TEXT = FileType("plain text", "text/plain", (".txt", ".text"), Family.TEXT)
 CSV = FileType("CSV", "text/csv", (".csv",), Family.TEXT, aliases=("application/csv", "text/x-csv"))
@@ -53,8 +58,8 @@ BY_EXTENSION: dict[str, FileType] = {
     extension: file_type for file_type in SUPPORTED for extension in file_type.extensions
 }
 
-# What a file is, for the message, when it is none of the types above or not the declared one. Office files of before 2007
-# and password-protected ones of today share one container.
+# What a file is, for the message, when it is none of the types above or not the declared one. Office files of before
+# 2007 and password-protected ones of today share one container.
 _FOREIGN_HEADS: tuple[tuple[bytes, str], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old or password-protected Office file"),
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
@@ -82,7 +87,7 @@ def supported_list() -> str:
 
 
 def mismatch(file_type: FileType, head: bytes, *, is_whole_file: bool) -> str | None:
-    """Why the head can't be of `file_type`, as a phrase for a message such as `it is a PNG image`; None if it may well be."""
+    """Why the head can't be of `file_type`, as a phrase such as `it is a PNG image`; None if it may well be."""
     if file_type.family is Family.PDF:
         return None if b"%PDF-" in head[:_PDF_HEADER_WITHIN] else _what_it_is(head)
     if file_type.family is Family.ZIP:
@@ -106,7 +111,10 @@ def _zip_mismatch(file_type: FileType, head: bytes, *, is_whole_file: bool) -> s
 
 
 def _zip_type(head: bytes) -> FileType | None:
-    """The type of the first member whose name gives it away. An archive embedded in the file comes after its own member."""
+    """The type of the first member whose name gives it away.
+
+    An archive embedded in the file comes after the name of the member that holds it, so it can't mislead.
+    """
     if head[30:58] == b"mimetypeapplication/epub+zip":
         return EPUB
     for header in _LOCAL_HEADER.finditer(head):

@@ -1,34 +1,35 @@
 """The one form in which a document's text is stored, hashed and chunked.
 
-Parsers give pages with whatever they found in the file. Here they become one text in Unicode NFC with `\\n` line ends and
-without control characters, and pages that could not be read are left out but remembered. The same pages always give the
-same text, and normalising a text that is normal already changes nothing.
+Parsers give pages with whatever they found in the file. Here they become one text in Unicode NFC with line feeds as
+line ends and without control characters, and pages that could not be read are left out but remembered. The same pages always
+give the same text, and normalising a text that is normal already changes nothing.
 """
 
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ingestion_pipeline.domain import CheckResult, ParsedPage, ParsedText
 from ingestion_pipeline.errors import InvalidDocumentError
 
 PAGE_SEPARATOR = "\n\n"
 
-# The control characters of Unicode category Cc but for tab and line feed, plus U+FEFF: at the start of a file it is a byte
-# order mark, and elsewhere it has been deprecated since Unicode 3.2 in favour of U+2060.
-_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ufeff]")
-_LINE_ENDS = re.compile("\\r\\n?|\\x85|\\u2028|\\u2029")
-_SURROGATE = re.compile("[\\ud800-\\udfff]")
-# What str.strip takes for white space, but for the line feed; bounded by \\S before it, so that it never backtracks far.
-_TRAILING_SPACE = re.compile("[^\\S\\n]+$", re.MULTILINE)
-_BLANK_LINES = re.compile("\\n{3,}")
+# Unicode category Cc but for tab and line feed, plus U+FEFF: at the start of a file it is a byte order mark, and
+# elsewhere it has been deprecated since Unicode 3.2 in favour of U+2060.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")
+# Form feeds and vertical tabs end a line too: taking them out would join the words beside them.
+_LINE_END = re.compile(r"\r\n?|[\x0b\x0c\u2028\u2029]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_TRAILING_SPACE = re.compile(r"[^\S\n](?:\n|\Z)")
+_BLANK_LINES = re.compile(r"\n{4,}")
 
 
 def normalise(pages: Sequence[ParsedPage]) -> ParsedText:
     """One text of all pages that have any, joined by a blank line; `page_starts` are character offsets.
 
-    `removed_characters` counts control characters taken out and lone surrogates replaced by U+FFFD. Blank pages take no part
-    in `page_numbers`. Raises InvalidDocumentError `no_text` if nothing but white space is left.
+    `removed_characters` counts control characters taken out and lone surrogates replaced by U+FFFD. Blank pages take no
+    part in `page_numbers`. Raises InvalidDocumentError `no_text` if nothing but white space is left.
     """
     texts: list[str] = []
     page_numbers: list[int] = []
@@ -59,3 +60,81 @@ def normalise(pages: Sequence[ParsedPage]) -> ParsedText:
         failed_pages=tuple(failed_pages),
         removed_characters=removed,
     )
+
+
+def normalise_text(text: str) -> tuple[str, int]:
+    """The normal form of one page, and how many characters were taken out or replaced.
+
+    Two blank lines in a row stay, for they mean something in code; more become two. Empty lines at both ends go,
+    indentation stays.
+    """
+    removed = 0
+    if not text.isascii():
+        text, removed = _SURROGATE.subn("\ufffd", text)
+    text = _LINE_END.sub("\n", text)
+    text, count = _CONTROL.subn("", text)
+    # After the removals: they can bring a letter and its accent together.
+    text = unicodedata.normalize("NFC", text)
+    # A pattern that takes whole runs of spaces is quadratic in their length; the search for one is not.
+    if _TRAILING_SPACE.search(text):
+        text = "\n".join([line.rstrip() for line in text.split("\n")])
+    return _BLANK_LINES.sub("\n\n\n", text).strip("\n"), removed + count
+
+
+def _no_text_message(page_count: int, failed_count: int) -> str:
+    if page_count == 0:
+        return "The parser returned no pages."
+    if failed_count == page_count:
+        return f"The parser could not read any of the {page_count:,} pages."
+    failed = f" {failed_count:,} of its {page_count:,} pages could not be read." if failed_count else ""
+    return f"The document has no text.{failed}"
+
+
+def check_text_present(parsed: ParsedText) -> CheckResult:
+    """Passes if there is more than white space."""
+    passed = bool(parsed.text) and not parsed.text.isspace()
+    message = "The text is there." if passed else "The parsed text is empty."
+    facts: dict[str, int | float | str] = {
+        "characters": len(parsed.text),
+        "pages": len(parsed.page_numbers),
+        "failed_pages": len(parsed.failed_pages),
+        "removed_characters": parsed.removed_characters,
+    }
+    return CheckResult("text_present", passed, message, facts)
+
+
+def check_text_hash(parsed: ParsedText, recorded_sha256: bytes) -> CheckResult:
+    """Passes if the text has the SHA-256 (32 bytes) that was recorded when it was stored."""
+    found = parsed.sha256
+    passed = found == recorded_sha256
+    message = (
+        "The text is the one that was recorded." if passed else "The stored text is not the one that was recorded."
+    )
+    return CheckResult(
+        "text_hash_matches", passed, message, {"sha256": found.hex(), "recorded_sha256": recorded_sha256.hex()}
+    )
+
+
+def check_page_starts(parsed: ParsedText) -> CheckResult:
+    """Passes if each page has a start, the first is at 0, and starts and numbers ascend within the text."""
+    starts, numbers = parsed.page_starts, parsed.page_numbers
+    if len(starts) != len(numbers) or not starts:
+        problem = f"There are {len(starts):,} page starts for {len(numbers):,} pages."
+    elif starts[0] != 0 or starts[-1] >= len(parsed.text):
+        problem = f"Pages start from {starts[0]:,} to {starts[-1]:,} in a text of {len(parsed.text):,} characters."
+    elif not _ascends(starts) or not _ascends(numbers):
+        problem = "The page starts or the page numbers do not ascend."
+    else:
+        problem = ""
+    return CheckResult(
+        "page_starts_in_order", not problem, problem or "The page starts are in order.", {"pages": len(starts)}
+    )
+
+
+def validate(parsed: ParsedText, recorded_sha256: bytes) -> list[CheckResult]:
+    """All checks of a parsed text that was read again from the store."""
+    return [check_text_present(parsed), check_text_hash(parsed, recorded_sha256), check_page_starts(parsed)]
+
+
+def _ascends(values: Sequence[int]) -> bool:
+    return all(before < after for before, after in pairwise(values))

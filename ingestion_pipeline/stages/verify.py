@@ -1,8 +1,8 @@
-"""What an upload has to be before the pipeline takes it: a safe name, a supported type, bytes of that type, within the limit.
+"""What an upload has to be before the pipeline takes it: safely named, of a supported type, within the limit.
 
-The same verifier serves the API while it streams an upload into the object store and the raw_upload stage when it reads the
-object again. It keeps one block of 64 KiB whatever the size of the file, and looks at the file in blocks that begin at
-multiples of that size, so that its verdict does not depend on how the network cut the bytes.
+The same verifier serves the API while it streams an upload into the object store and the raw_upload stage when it reads
+the object again. It keeps one block of 64 KiB whatever the size of the file, and looks at the file in blocks that begin
+at multiples of that size, so that its verdict does not depend on how the network cut the bytes.
 """
 
 import codecs
@@ -23,16 +23,26 @@ _UNTYPED = frozenset({"", "application/octet-stream", "binary/octet-stream", "ap
 # Characters that reorder text on the screen, so that `gpj.exe` can be made to read `exe.jpg`.
 _DIRECTION_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _DECLARED_CHARSET = re.compile(
-    rb"""<meta\b[^>]*?\bcharset\s*=\s*["']?\s*([\w.:-]+)|^\s*<\?xml\b[^>]*?\bencoding\s*=\s*["']([\w.:-]+)""", re.IGNORECASE
+    rb"""<meta\b[^>]{0,1024}?\bcharset\s*=\s*["']?\s*([\w.:-]+)|^\s*<\?xml\b[^>]{0,1024}?\bencoding\s*=\s*["']([\w.:-]+)""",
+    re.IGNORECASE,
 )
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-# Python's names of the charsets of the WHATWG Encoding Standard. A page that says utf-16 in ASCII letters is UTF-8 there.
+# The charsets of the WHATWG Encoding Standard by Python's names, and its wider reading of some labels.
 _CHARSETS = frozenset(
-    {"utf-8", "ascii", "iso8859-1", "cp1252", "koi8-r", "koi8-u", "shift_jis", "cp932", "euc_jp", "iso2022_jp", "euc_kr"}
-    | {"cp949", "gb2312", "gbk", "gb18030", "big5", "big5hkscs", "mac-roman", "mac-cyrillic", "cp866", "cp874", "tis-620"}
+    {"utf-8", "ascii", "iso8859-1", "cp1252", "koi8-r", "koi8-u", "cp932", "euc_jp", "iso2022_jp", "cp949", "gb18030"}
+    | {"big5", "big5hkscs", "mac-roman", "mac-cyrillic", "cp866", "cp874"}
     | {f"cp125{digit}" for digit in range(9)}
     | {f"iso8859-{part}" for part in (*range(2, 12), *range(13, 17))}
 )
+_WIDER = {"shift_jis": "cp932", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030", "tis-620": "cp874"} | {
+    "x-sjis": "cp932",
+    "windows-31j": "cp932",
+    "windows-874": "cp874",
+    "x-gbk": "gb18030",
+    "x-euc-jp": "euc_jp",
+    "x-mac-cyrillic": "mac-cyrillic",
+    "iso-8859-8-i": "iso8859-8",
+}
 # The standard reads these as windows-1252 in which every byte has a meaning, as it has in Latin-1.
 _ANY_BYTE = frozenset({"ascii", "iso8859-1", "cp1252"})
 
@@ -49,8 +59,8 @@ class VerifiedUpload:
 def clean_filename(name: str) -> str:
     """The name in NFC without white space around it.
 
-    Raises InvalidDocumentError `invalid_filename` for a name that is empty, `.` or `..`, over 255 bytes of UTF-8, or that has
-    path separators, control characters or characters that change the direction of text.
+    Raises InvalidDocumentError `invalid_filename` for a name that is empty, `.` or `..`, over 255 bytes of UTF-8, or
+    that has path separators, control characters or characters that change the direction of text.
     """
     cleaned = unicodedata.normalize("NFC", name).strip()
     problem = _filename_problem(cleaned, name)
@@ -87,7 +97,10 @@ def declared_type(content_type: str | None, filename: str) -> str:
     extension = PurePosixPath(filename).suffix.lower()
     by_extension = file_types.BY_EXTENSION.get(extension)
     if stated in _UNTYPED:
-        found, what = by_extension, f"File extension {extension!r}" if extension else "A file without extension and type"
+        found, what = (
+            by_extension,
+            f"File extension {extension!r}" if extension else "A file without extension and type",
+        )
     elif stated == "text/plain" and by_extension in (file_types.MARKDOWN, file_types.CSV):
         found, what = by_extension, stated
     else:
@@ -183,12 +196,13 @@ class _TextCheck:
             code = "invalid_utf8" if self._charset == "utf-8" else "invalid_encoding"
             offset = self._bytes_before - pending + error.start
             label = self._charset.upper()
-            raise InvalidDocumentError(f"{self._filename!r} is not valid {label} at byte {offset:,}.", code=code) from error
-        if "\0" in text:
-            nul = block.find(b"\0")
             raise InvalidDocumentError(
-                f"{self._filename!r} has a NUL character at byte {self._bytes_before + nul:,}.", code="nul_character"
-            )
+                f"{self._filename!r} is not valid {label} at byte {offset:,}.", code=code
+            ) from error
+        if "\0" in text:
+            # Every second byte of English text in UTF-16 is zero, so that only the search in the text tells.
+            where = "" if self._charset == "utf-16" else f" at byte {self._bytes_before + block.find(0):,}"
+            raise InvalidDocumentError(f"{self._filename!r} has a NUL character{where}.", code="nul_character")
         self._bytes_before += len(block)
 
 
@@ -204,7 +218,8 @@ def _html_charset(head: bytes) -> str:
     try:
         charset = codecs.lookup(label).name
     except LookupError:
-        charset = label
+        charset = label.lower()
+    charset = _WIDER.get(charset, charset)
     if charset.startswith("utf-16"):
         return "utf-8"
     if charset not in _CHARSETS:
