@@ -54,13 +54,14 @@ LOCAL = [
     "charset-normalizer>=3.4,<4",
     "starlette>=1,<2",
     "pydantic-core>=2.40,<3",
+    # the mock of S3
+    "moto[s3,server]>=5.2,<6",
+    "boto3>=1.40,<2",
 ]
 
 DEV = [
     "pytest>=9,<10",
     "pytest-timeout>=2.4,<3",
-    "moto[s3,server]>=5.2,<6",
-    "boto3>=1.40,<2",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
     "import-linter>=2.16,<3",
@@ -70,7 +71,8 @@ DEV = [
     "types-psutil>=7",
     "pandas-stubs>=2.3",
     "hypothesis>=6.140,<7",
-    "jsonschema>=4.25,<5",
+    "compose-spec>=0.2,<0.3",
+    "openapi-spec-validator>=0.8,<1",
     "PyYAML>=6,<7",
     "reportlab>=4.4,<5",
     "python-docx>=1.2,<2",
