@@ -1,0 +1,201 @@
+"""What the commands print: tables and texts for people, in colour on a terminal and plain in a log."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TextIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ingestion_pipeline.cli.client import Record
+from ingestion_pipeline.cli.transfer import NOT_SENT, REFUSED, FileRow
+from ingestion_pipeline.domain import DEAD_LETTERS, SETTLED, State
+
+LOG_WIDTH = 200  # where there is no terminal that tells its width
+SNIPPET_CHARACTERS = 240
+SHORTEST_TELLING_WORD = 4
+
+_STYLES: dict[str, str] = {
+    State.COMPLETE: "green",
+    State.CANCELLED: "dim",
+    REFUSED: "red",
+    NOT_SENT: "red",
+    **dict.fromkeys(DEAD_LETTERS, "red"),
+}
+
+
+def console_for(stream: TextIO | None = None) -> Console:
+    """A console on a stream, standard output by default; without a terminal it is wide, plain and never redraws."""
+    stream = stream or sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else LOG_WIDTH, highlight=False, markup=False)
+
+
+def shown(text: str | None) -> Text:
+    """A text from outside as it may be printed: characters that would steer the terminal are replaced."""
+    return Text(
+        "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text or "")
+    )
+
+
+def state_text(state: str) -> Text:
+    """A state in its colour."""
+    return Text(state, style=_STYLES.get(state, "yellow"))
+
+
+def files_table(rows: Iterable[FileRow]) -> Table:
+    """The files of an upload and what became of them."""
+    table = _table("File", "State", "Document", "Chunks", "Seconds", "Reason")
+    for row in rows:
+        table.add_row(
+            shown(str(row.path)),
+            state_text(row.state),
+            shown(row.document_id),
+            _number(row.chunks),
+            "" if row.seconds is None else f"{row.seconds:.1f}",
+            shown(row.reason or ("the same content was uploaded before" if row.is_new is False else "")),
+        )
+    return table
+
+
+def counts_table(counts: dict[str, int]) -> Table:
+    """How many documents are in each state that has any, in the order of a document's life."""
+    table = _table("State", "Documents")
+    for state in State:
+        if counts.get(state):
+            table.add_row(state_text(state), str(counts[state]))
+    table.add_row("all", str(sum(counts.values())))
+    return table
+
+
+def documents_table(documents: Sequence[Record]) -> Table:
+    """Documents with their progress."""
+    table = _table("Document", "File", "State", "Since", "Pages", "Chunks", "Tokens", "Error")
+    for document in documents:
+        progress = document["progress"]
+        error = document["last_error"]
+        table.add_row(
+            document["document_id"],
+            shown(document["filename"]),
+            state_text(document["state"]),
+            _time(document["state_changed_at"]),
+            _number(progress["pages"]),
+            _chunks(document),
+            _number(progress["tokens"]),
+            shown(error["code"]) if error else "",
+        )
+    return table
+
+
+def document_view(document: Record) -> RenderableType:
+    """One document: its facts, its last error with the remedy, its history."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(document):
+        facts.add_row(name, value)
+    history = _table("Time", "By", "State", "Attempt", "Error", "Message")
+    for event in document["history"]:
+        history.add_row(
+            _time(event["at"]),
+            shown(event["actor"]),
+            state_text(event["to_state"]),
+            _number(event["attempt"]),
+            shown(event["error_code"]),
+            shown(event["message"]),
+        )
+    return Group(facts, history)
+
+
+def hit_view(rank: int, hit: Record, query: str) -> RenderableType:
+    """One result of a search: rank, score, file, page and headings, then the passage that speaks of the query."""
+    pages = hit["pages"]
+    page = f"page {pages['first']}" if pages["first"] == pages["last"] else f"pages {pages['first']}-{pages['last']}"
+    head = Text.assemble(f"{rank}. ", f"{hit['score']:.3f}  ", shown(hit["filename"]).append(f", {page}"), style="bold")
+    headings = " > ".join(hit["heading_path"])
+    lines: list[RenderableType] = [head]
+    if headings:
+        lines.append(Text("   ").append_text(shown(headings)))
+    lines.append(Text("   ").append_text(shown(snippet(hit["text"], query))))
+    return Group(*lines)
+
+
+def snippet(text: str, query: str, characters: int = SNIPPET_CHARACTERS) -> str:
+    """The passage of a text, of about `characters`, with the most words of the query; the beginning if it has none."""
+    flat = " ".join(text.split())
+    if len(flat) <= characters:
+        return flat
+    words = {word for word in re.findall(r"\w+", query.casefold()) if len(word) >= SHORTEST_TELLING_WORD}
+
+    def worth(at: int) -> tuple[int, int]:
+        passage = flat[at : at + characters].casefold()
+        found = sum(word in passage for word in words)
+        return found, at if found else -at  # of equals the last: it begins where the words begin
+
+    start = max((0, *(match.end() for match in re.finditer(r"[.!?|] ", flat))), key=worth)
+    passage = flat[start : start + characters]
+    if start + characters < len(flat):
+        passage = passage.rpartition(" ")[0] + " ..."
+    return ("... " if start else "") + passage
+
+
+def is_settled(document: Record) -> bool:
+    """Whether nothing more will happen to a document by itself."""
+    return document["state"] in SETTLED
+
+
+def _facts(document: Record) -> list[tuple[str, Text]]:
+    progress = document["progress"]
+    facts = [
+        ("Document", Text(document["document_id"])),
+        (
+            "File",
+            shown(document["filename"]).append(f" ({document['size_bytes']:,} bytes, {document['content_type']})"),
+        ),
+        (
+            "State",
+            state_text(document["state"]).append(f" since {_time(document['state_changed_at'])}", style="default"),
+        ),
+        ("Pages", Text(_number(progress["pages"]))),
+        ("Chunks", Text(_chunks(document))),
+        ("Tokens", Text(_number(progress["tokens"]))),
+        ("Correlation id", Text(document["correlation_id"])),
+    ]
+    if progress["failed_pages"]:
+        facts.append(("Unreadable pages", Text(", ".join(map(str, progress["failed_pages"])))))
+    if error := document["last_error"]:
+        facts.append(
+            ("Last error", shown(f"[{error['code']}] {error['message'] or ''}").append(f" ({error['stage']})"))
+        )
+        facts.append(("Remedy", shown(error["remedy"])))
+    if document["next_attempt_at"]:
+        facts.append(("Next attempt", Text(_time(document["next_attempt_at"]))))
+    return facts
+
+
+def _chunks(document: Record) -> str:
+    progress = document["progress"]
+    if progress["chunks_total"] is None:
+        return ""
+    if document["state"] == State.COMPLETE:
+        return _number(progress["chunks_total"])
+    return f"{progress['chunks_embedded']:,} of {progress['chunks_total']:,}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        is_number = column in ("Chunks", "Seconds", "Documents", "Pages", "Tokens", "Attempt")
+        is_fixed = is_number or column in ("Document", "State", "Since", "Time")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
+    return table
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _time(moment: str) -> str:
+    """Local time, to the second."""
+    return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")

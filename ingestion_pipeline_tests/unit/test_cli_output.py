@@ -1,0 +1,137 @@
+"""What the command line prints, without an API."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from ingestion_pipeline.cli.output import (
+    console_for,
+    counts_table,
+    document_view,
+    documents_table,
+    files_table,
+    hit_view,
+    snippet,
+)
+from ingestion_pipeline.cli.transfer import REFUSED, FileRow
+
+DOCUMENT: dict[str, Any] = {
+    "document_id": "3f0a9c1e-6f0d-5b55-9a3e-1c2d7f6f4b10",
+    "filename": "report.pdf",
+    "content_type": "application/pdf",
+    "size_bytes": 482133,
+    "state": "failed_parse",
+    "created_at": "2026-11-01T10:00:00Z",
+    "state_changed_at": "2026-11-01T10:00:05Z",
+    "progress": {"pages": 12, "failed_pages": [7], "chunks_total": 40, "chunks_embedded": 25, "tokens": 18250},
+    "attempt": 1,
+    "next_attempt_at": None,
+    "last_error": {
+        "code": "pdf_is_protected",
+        "message": "The PDF needs a password.",
+        "stage": "parsed_documents",
+        "remedy": "Remove the password.",
+    },
+    "correlation_id": "0d4a9d0b-7d7a-4c4f-a1ee-c3a3b1a3f3aa",
+    "history": [
+        {
+            "at": "2026-11-01T10:00:05Z",
+            "actor": "worker",
+            "to_state": "failed_parse",
+            "attempt": 1,
+            "error_code": "pdf_is_protected",
+            "message": "The PDF needs a password.",
+        }
+    ],
+}
+
+
+def printed(view: RenderableType) -> str:
+    stream = io.StringIO()
+    console_for(stream).print(view)
+    return stream.getvalue()
+
+
+def test_a_log_gets_no_escape_sequences_and_no_cut_columns() -> None:
+    row = FileRow(Path("folder") / "a-file-with-quite-a-long-name-for-a-report.pdf", 10, state="complete", chunks=1234)
+    row.document_id = DOCUMENT["document_id"]
+    row.seconds = 2.04
+    text = printed(files_table([row]))
+    assert "\x1b" not in text
+    line = next(line for line in text.splitlines() if "complete" in line)
+    assert line.split() == [
+        "folder/a-file-with-quite-a-long-name-for-a-report.pdf",
+        "complete",
+        row.document_id,
+        "1,234",
+        "2.0",
+    ]
+
+
+def test_a_file_that_was_uploaded_before_says_so_unless_something_is_wrong_with_it() -> None:
+    known = FileRow(Path("known.txt"), 1, state="complete", is_new=False)
+    failed = FileRow(Path("failed.txt"), 1, state="failed_parse", is_new=False, reason="It is empty.")
+    text = printed(files_table([known, failed]))
+    assert "the same content was uploaded before" in text
+    assert text.count("uploaded before") == 1
+    assert "It is empty." in text
+
+
+def test_names_from_outside_neither_steer_the_terminal_nor_are_taken_for_markup() -> None:
+    hostile = FileRow(Path("[red]\x1b[2J\udcff.txt"), 1, state=REFUSED, reason="line\rfeed")
+    text = printed(files_table([hostile]))
+    assert "[red]\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}.txt" in text
+    assert "\x1b" not in text
+    assert "\r" not in text
+
+
+def test_counts_stand_in_the_order_of_a_documents_life_and_leave_empty_states_out() -> None:
+    lines = printed(counts_table({"complete": 2, "uploaded": 1, "parsed": 0})).splitlines()
+    assert [line.split() for line in lines if line.strip()][-3:] == [["uploaded", "1"], ["complete", "2"], ["all", "3"]]
+
+
+def test_the_list_of_documents_tells_progress_and_the_errors_code() -> None:
+    text = printed(documents_table([DOCUMENT]))
+    assert "25 of 40" in text
+    assert "pdf_is_protected" in text
+
+
+def test_one_document_tells_its_error_with_the_remedy_and_its_history() -> None:
+    text = printed(document_view(DOCUMENT))
+    assert "[pdf_is_protected] The PDF needs a password. (parsed_documents)" in text
+    assert "Remove the password." in text
+    assert "482,133 bytes" in text
+    history = [line for line in text.splitlines() if "worker" in line]
+    assert len(history) == 1
+    assert "failed_parse" in history[0]
+
+
+def test_a_result_tells_rank_score_file_pages_and_headings() -> None:
+    hit = {
+        "score": 0.61849,
+        "filename": "handbook.md",
+        "pages": {"first": 3, "last": 4},
+        "heading_path": ["Leave", "Parental leave"],
+        "text": "Both parents get\n16 weeks.",
+    }
+    lines = [line.strip() for line in printed(hit_view(2, hit, "parents")).splitlines()]
+    assert lines == ["2. 0.618  handbook.md, pages 3-4", "Leave > Parental leave", "Both parents get 16 weeks."]
+
+
+def test_a_snippet_is_the_passage_with_the_words_of_the_query() -> None:
+    filler = "Nothing of interest is said here. " * 20
+    text = f"{filler}A refund for hotels is 140 euros a night. {filler}"
+    passage = snippet(text, "What is the refund for hotels?", characters=80)
+    assert passage.startswith("... A refund for hotels is 140 euros a night.")
+    assert passage.endswith(" ...")
+    assert len(passage) <= 90
+
+
+def test_the_snippet_of_a_text_without_words_of_the_query_is_its_beginning() -> None:
+    assert snippet("The first sentence. " + "Another one. " * 50, "unrelated", characters=40).startswith("The first")
+
+
+def test_a_short_text_is_its_own_snippet() -> None:
+    assert snippet("One  line\nonly", "line") == "One line only"
