@@ -4,11 +4,12 @@
 come from the platform. Nothing else of the code knows which of the two it is.
 """
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingestion_pipeline.errors import ConfigurationError
@@ -16,25 +17,54 @@ from ingestion_pipeline.errors import ConfigurationError
 PREFIX = "INGEST_"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
+# The URLs of which libpq, dbmate and urllib have one understanding.
+_ENCODED = r"(?:[^\s@:/?#\[\]%]|%[0-9A-Fa-f]{2})*"
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s@:/?#\[\],]*)(?::[0-9]+)?"
+_POSTGRES_URL = re.compile(
+    rf"postgres(?:ql)?://(?:{_ENCODED}(?::{_ENCODED})*@)?{_HOST}(?:,{_HOST})*(?:/{_ENCODED})?(?:\?[^\s#]*)?"
+)
+
+
+def check_postgres_url(url: str) -> None:
+    """Raises ValueError, without the URL, unless every reader of it agrees which part is the password."""
+    if not _POSTGRES_URL.fullmatch(url):
+        raise ValueError(
+            "it must look like postgresql://user:password@host:port/database, "
+            "with special characters of user and password percent-encoded"
+        )
+
+
+def _checked_url(url: SecretStr) -> SecretStr:
+    check_postgres_url(url.get_secret_value())
+    return url
+
+
+PostgresUrl = Annotated[SecretStr, AfterValidator(_checked_url)]
+
 
 class Settings(BaseSettings):
     """One field a variable: `INGEST_` and the field's name in capitals. The descriptions are what an error tells."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        extra="ignore",
+        env_ignore_empty=True,
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     data_dir: Path = Field(default=PROJECT_ROOT / "data", description="the folder of the local stack's data and keys")
 
-    database_url: SecretStr | None = Field(
+    database_url: PostgresUrl | None = Field(
         default=None,
         description="postgresql://... of a role that may create schemas and roles, used by migrations only; "
         "without it `ingest up` runs an embedded PostgreSQL",
     )
-    worker_database_url: SecretStr | None = Field(
+    worker_database_url: PostgresUrl | None = Field(
         default=None, description="postgresql://ingest_worker:...@host:port/database, for Dagster's runs and sensors"
     )
-    api_database_url: SecretStr | None = Field(
+    api_database_url: PostgresUrl | None = Field(
         default=None, description="postgresql://ingest_api:...@host:port/database, for the HTTP API"
     )
     database_connections: int = Field(default=10, ge=1, le=200, description="most connections that one process holds")
@@ -68,7 +98,9 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(
         default=None, min_length=16, description="at least 16 characters, shared with LlamaParse to sign webhooks"
     )
-    webhook_window_seconds: float = Field(default=300.0, gt=0, description="how old a signed webhook may be, in seconds")
+    webhook_window_seconds: float = Field(
+        default=300.0, gt=0, description="how old a signed webhook may be, in seconds"
+    )
 
     openai_api_key: SecretStr | None = Field(
         default=None, description="an OpenAI key (sk-...); without it `ingest up` runs a mock of OpenAI embeddings"
@@ -87,15 +119,22 @@ class Settings(BaseSettings):
         default=None, min_length=16, description="the API's bearer key, at least 16 characters"
     )
     api_owner_id: UUID = Field(
-        default=UUID("00000000-0000-4000-8000-000000000001"), description="the owner (a UUID) whom the bearer key stands for"
+        default=UUID("00000000-0000-4000-8000-000000000001"),
+        description="the owner (a UUID) whom the bearer key stands for",
     )
     max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="largest upload in bytes")
 
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="the Dagster webserver's port")
     batch_documents: int = Field(default=200, ge=1, le=2000, description="most documents of one run")
-    batch_bytes: int = Field(default=256 * 1024 * 1024, ge=1, description="most bytes of one run's files, unless it is one file")
-    max_attempts: int = Field(default=8, ge=1, description="attempts of a stage before a document becomes a dead letter")
-    claim_seconds: float = Field(default=60.0, ge=5, description="seconds after which a silent worker loses its documents")
+    batch_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=1, description="most bytes of one run's files, unless it is one file"
+    )
+    max_attempts: int = Field(
+        default=8, ge=1, description="attempts of a stage before a document becomes a dead letter"
+    )
+    claim_seconds: float = Field(
+        default=60.0, ge=5, description="seconds after which a silent worker loses its documents"
+    )
 
     def require(self, *names: str) -> dict[str, Any]:
         """The values of settings that an entry point can't do without, secrets unwrapped.
@@ -115,7 +154,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment and .env. Raises ConfigurationError that names each wrong one, without its value."""
+    """Settings from the environment and .env.
+
+    Raises ConfigurationError that names each wrong one, without its value.
+    """
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from ingestion_pipeline.pipeline.services import Services
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 300.0
+LARGEST_EXPONENT = 30  # far beyond the longest delay, far below the largest float
 MAX_MESSAGE_CHARACTERS = 1000
 
 log = structlog.get_logger(__name__)
@@ -23,12 +24,14 @@ def classify(error: Exception, stage: str) -> Failure:
     if isinstance(error, IngestionError):
         return Failure(
             code=error.code,
-            message=error.message[:MAX_MESSAGE_CHARACTERS],
+            message=_storable(error.message)[:MAX_MESSAGE_CHARACTERS],
             stage=stage,
             transient=error.transient,
             retry_after_seconds=error.retry_after_seconds,
         )
-    return Failure(code="internal_error", message=f"{type(error).__name__} in stage {stage}", stage=stage, transient=False)
+    return Failure(
+        code="internal_error", message=f"{type(error).__name__} in stage {stage}", stage=stage, transient=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ def decide(
 ) -> Retry | GiveUp:
     """Whether to try again after `attempt` earlier failures, and when: exponential backoff with full jitter.
 
-    The vendor's own Retry-After is the least delay. Source: Exponential Backoff and Jitter, AWS Architecture Blog, 2015.
+    The vendor's own Retry-After is the least delay. Source: Exponential Backoff and Jitter, AWS Architecture Blog,
+    2015.
     """
     if not failure.transient:
         return GiveUp(failure)
@@ -62,7 +66,7 @@ def decide(
             transient=True,
         )
         return GiveUp(exhausted)
-    ceiling = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0**attempt)
+    ceiling = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, LARGEST_EXPONENT))
     return Retry(max(uniform(0.0, ceiling), failure.retry_after_seconds or 0.0))
 
 
@@ -75,18 +79,24 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
         document_id=str(document.document_id), correlation_id=str(document.correlation_id), stage=asset.value
     )
     failure = classify(error, asset.value)
-    if isinstance(error, ClaimLostError):
-        bound.info("claim lost", reason=error.message)
-        return StageReport(document.document_id, asset, Verdict.WAITING, {"note": error.message}, failure=failure)
     decision = decide(failure, attempt=document.attempt, max_attempts=services.limits.max_attempts)
+    try:
+        if isinstance(error, ClaimLostError):
+            raise error
+        if isinstance(decision, GiveUp):
+            services.documents.dead_letter(document, claim, decision.failure)
+        elif isinstance(error, ParseJobLostError) and document.state in (State.PARSE_QUEUED, State.PARSED):
+            services.documents.resubmit(document, claim, failure, decision.delay_seconds)
+        else:
+            services.documents.retry_later(document, claim, failure, decision.delay_seconds)
+    except ClaimLostError as lost:  # also while recording another error: what follows is up to the run that has it now
+        bound.info("claim lost", reason=lost.message)
+        return StageReport(
+            document.document_id, asset, Verdict.WAITING, {"note": lost.message}, failure=classify(lost, asset.value)
+        )
     if isinstance(decision, GiveUp):
-        services.documents.dead_letter(document, claim, decision.failure)
         bound.error("document failed", code=failure.code, reason=failure.message, exc_info=_trace_of_bug(error))
         return StageReport(document.document_id, asset, Verdict.FAILED, failure=decision.failure)
-    if isinstance(error, ParseJobLostError) and document.state in (State.PARSE_QUEUED, State.PARSED):
-        services.documents.resubmit(document, claim, failure, decision.delay_seconds)
-    else:
-        services.documents.retry_later(document, claim, failure, decision.delay_seconds)
     bound.warning("will try again", code=failure.code, reason=failure.message, delay_seconds=decision.delay_seconds)
     return StageReport(
         document.document_id,
@@ -95,6 +105,11 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
         {"retry_in_seconds": round(decision.delay_seconds, 1), "attempt": document.attempt + 1},
         failure=failure,
     )
+
+
+def _storable(message: str) -> str:
+    """What Postgres takes as text: vendors' answers, quoted in messages, may hold NUL or half a surrogate pair."""
+    return message.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _trace_of_bug(error: Exception) -> Exception | None:

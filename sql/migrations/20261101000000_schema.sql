@@ -3,18 +3,29 @@
 
 -- migrate:up
 
-create extension if not exists vector;
+do $$
+begin
+    create extension if not exists vector;
+exception
+    when insufficient_privilege then
+        raise exception 'role % may not install pgvector: let a superuser run CREATE EXTENSION vector in this database',
+            current_user using errcode = 'insufficient_privilege';
+end
+$$;
 
 create schema upload_pipeline;
 
--- Roles belong to the whole server, so they may be there already. They get their passwords outside of migrations.
+-- Roles belong to the whole server, so they may be there already, and be another role's to alter. They get their passwords
+-- outside of migrations. pgvector may live in a schema of its own (on Supabase: extensions).
 do $$
 begin
     if not exists (select from pg_roles where rolname = 'ingest_worker') then
         create role ingest_worker nologin;
+        alter role ingest_worker set search_path = public, extensions;
     end if;
     if not exists (select from pg_roles where rolname = 'ingest_api') then
         create role ingest_api nologin;
+        alter role ingest_api set search_path = public, extensions;
     end if;
 exception
     when duplicate_object or unique_violation then null; -- another database of this server is migrated at this moment
@@ -24,10 +35,6 @@ $$;
 -- Dagster's own tables: the workers run Dagster, so they own them.
 create schema dagster;
 grant usage, create on schema dagster to ingest_worker;
-
--- The extension may live in a schema of its own (on Supabase: extensions).
-alter role ingest_worker set search_path = public, extensions;
-alter role ingest_api set search_path = public, extensions;
 
 -- The owner for whom the current transaction acts. Supabase sets the same claims for its users' requests.
 create function upload_pipeline.current_owner() returns uuid
@@ -107,7 +114,7 @@ create table upload_pipeline.documents (
     check (completed_at is null or (chunk_count > 0 and content_sha256 is not null and embedding_model is not null))
 );
 
-create index documents_by_owner on upload_pipeline.documents (owner_id, created_at desc, document_id);
+create index documents_by_owner on upload_pipeline.documents (owner_id, created_at desc, document_id desc);
 
 -- One job a document: where it is, who works on it, when it is due.
 create table upload_pipeline.upload_jobs (
@@ -390,7 +397,10 @@ $$;
 create policy owner_registers on upload_pipeline.documents for insert to ingest_api
 with check (owner_id = (select upload_pipeline.current_owner()));
 create policy owner_enqueues on upload_pipeline.upload_jobs for insert to ingest_api
-with check (owner_id = (select upload_pipeline.current_owner()));
+with check (
+    owner_id = (select upload_pipeline.current_owner())
+    and exists (select from upload_pipeline.documents as d where d.document_id = upload_jobs.document_id)
+);
 
 grant usage on schema upload_pipeline to ingest_worker, ingest_api;
 

@@ -45,27 +45,55 @@ from upload_pipeline.upload_jobs as j
 where j.claimed_by is not null and j.lane = :lane;
 
 -- name: claim_documents
--- Takes given documents, for a run that an operator started, unless another run has them.
+-- Takes given documents, for a run that an operator started, unless another run has them. Here and below, rows are locked in
+-- one order wherever a statement waits for several, so that no two of them wait for each other.
+with wanted as materialized (
+    select w.document_id
+    from upload_pipeline.upload_jobs as w
+    where
+        w.document_id = any(:document_ids)
+        and (w.lane is not null or w.state in ('complete', 'failed_parse', 'failed_chunking', 'failed_embedding'))
+        and (w.claimed_by is null or w.claimed_by = :claim or w.claim_expires_at < now())
+    order by w.document_id
+    for update
+)
+
 update upload_pipeline.upload_jobs as j
 set claimed_by = :claim, claim_expires_at = now() + make_interval(secs => :claim_seconds)
-where
-    j.document_id = any(:document_ids)
-    and (j.lane is not null or j.state in ('complete', 'failed_parse', 'failed_chunking', 'failed_embedding'))
-    and (j.claimed_by is null or j.claimed_by = :claim or j.claim_expires_at < now())
+from wanted
+where j.document_id = wanted.document_id
 returning j.document_id;
 
 -- name: renew_claim
 -- Keeps what a run still holds.
+with held as materialized (
+    select h.document_id
+    from upload_pipeline.upload_jobs as h
+    where h.claimed_by = :claim
+    order by h.document_id
+    for update
+)
+
 update upload_pipeline.upload_jobs as j
 set claim_expires_at = now() + make_interval(secs => :claim_seconds)
-where j.claimed_by = :claim
+from held
+where j.document_id = held.document_id
 returning j.document_id;
 
 -- name: release_claim!
 -- Hands back what a run holds: given documents, or all of them.
+with held as materialized (
+    select h.document_id
+    from upload_pipeline.upload_jobs as h
+    where h.claimed_by = :claim and (:document_ids::uuid[] is null or h.document_id = any(:document_ids::uuid[]))
+    order by h.document_id
+    for update
+)
+
 update upload_pipeline.upload_jobs as j
 set claimed_by = null, claim_expires_at = null
-where j.claimed_by = :claim and (:document_ids::uuid[] is null or j.document_id = any(:document_ids::uuid[]));
+from held
+where j.document_id = held.document_id;
 
 -- name: release_expired_claims
 -- The documents of runs that died go back to the queue; of those that are settled, Dagster may not know yet. A death counts as
@@ -104,6 +132,14 @@ order by j.next_attempt_at, d.document_id;
 select j.document_id
 from upload_pipeline.upload_jobs as j
 where j.document_id = any(:document_ids) and j.claimed_by = :claim
+order by j.document_id
+for update;
+
+-- name: lock_jobs
+-- Has runs that write into the same buffers take turns.
+select j.document_id
+from upload_pipeline.upload_jobs as j
+where j.document_id = any(:document_ids)
 order by j.document_id
 for update;
 
@@ -153,16 +189,18 @@ select upload_pipeline.apply_parse_outcome(:parse_job_id, :outcome) as applied;
 
 -- name: overdue_parse_jobs
 -- Parse jobs whose webhook should have come; each is looked at by one process at a time.
-update upload_pipeline.upload_jobs as j
-set parse_poll_at = now() + make_interval(secs => :poll_seconds)
-from (
+with overdue as materialized (
     select o.document_id
     from upload_pipeline.upload_jobs as o
     where o.state = 'parse_queued' and o.parse_outcome is null and o.parse_poll_at <= now()
     order by o.parse_poll_at
     limit :max_documents
     for update skip locked
-) as overdue
+)
+
+update upload_pipeline.upload_jobs as j
+set parse_poll_at = now() + make_interval(secs => :poll_seconds)
+from overdue
 where j.document_id = overdue.document_id
 returning j.document_id, j.parse_job_id;
 

@@ -13,13 +13,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.errors import ConfigurationError, DatabaseUnavailableError
+from ingestion_pipeline.settings import check_postgres_url
 
 MINIMUM_SERVER = 150000
 MINIMUM_PGVECTOR = (0, 7)
 POOL_WAIT_SECONDS = 30
 Connection = psycopg2.extensions.connection
 
-psycopg2.extras.register_uuid()
+psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]  # its stub has no types
 
 
 @contextmanager
@@ -35,13 +36,22 @@ def classified() -> Iterator[None]:
         raise DatabaseUnavailableError(f"Postgres is not available: {reason}") from error
 
 
+def connect(url: str, *, application_name: str) -> Connection:
+    """A new connection. Raises ConfigurationError for a URL that the driver would misread, and quote in its error."""
+    try:
+        check_postgres_url(url)
+    except ValueError as problem:
+        raise ConfigurationError(f"the database's URL can't be used: {problem}") from None
+    return psycopg2.connect(url, application_name=application_name, connect_timeout=10)
+
+
 class Database:
     """A pool of connections of one role, shared by threads; one that finds the pool empty waits its turn."""
 
     def __init__(self, url: str, *, application_name: str, max_connections: int = 10) -> None:
         self._engine = create_engine(
             "postgresql+psycopg2://",
-            creator=lambda: psycopg2.connect(url, application_name=application_name, connect_timeout=10),
+            creator=lambda: connect(url, application_name=application_name),
             pool_size=max_connections,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,

