@@ -18,13 +18,15 @@ values (:document_id, :owner_id, :correlation_id);
 select
     d.document_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.created_at, d.completed_at,
     d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
-    j.state, j.state_changed_at, j.attempt, j.next_attempt_at, j.correlation_id,
+    j.state, j.state_changed_at, j.attempt, j.correlation_id,
     j.last_error_code, j.last_error_message, j.last_error_stage,
+    case when j.attempt > 0 and j.lane is not null and j.claimed_by is null then j.next_attempt_at end as next_attempt_at,
     case
-        when j.state = 'complete' then d.chunk_count
-        else (
+        when j.state in ('embeddings_stored', 'complete') then d.chunk_count
+        when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then (
             select count(*) from upload_pipeline.document_vector_buffer as b where b.document_id = d.document_id
         )::integer
+        else 0
     end as chunks_embedded
 from upload_pipeline.documents as d
 inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
@@ -35,9 +37,16 @@ where d.document_id = :document_id;
 select
     d.document_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.created_at, d.completed_at,
     d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
-    j.state, j.state_changed_at, j.attempt, j.next_attempt_at, j.correlation_id,
+    j.state, j.state_changed_at, j.attempt, j.correlation_id,
     j.last_error_code, j.last_error_message, j.last_error_stage,
-    case when j.state = 'complete' then d.chunk_count end as chunks_embedded
+    case when j.attempt > 0 and j.lane is not null and j.claimed_by is null then j.next_attempt_at end as next_attempt_at,
+    case
+        when j.state in ('embeddings_stored', 'complete') then d.chunk_count
+        when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then (
+            select count(*) from upload_pipeline.document_vector_buffer as b where b.document_id = d.document_id
+        )::integer
+        else 0
+    end as chunks_embedded
 from upload_pipeline.documents as d
 inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
 where
@@ -64,6 +73,19 @@ from upload_pipeline.events as e
 where e.document_id = :document_id and e.event_id > :after_event_id
 order by e.event_id
 limit :limit;
+
+-- name: newest_events
+-- The end of a document's history, oldest first.
+select
+    e.event_id, e.at, e.actor, e.from_state, e.to_state, e.attempt, e.error_code, e.message, e.correlation_id
+from (
+    select n.*
+    from upload_pipeline.events as n
+    where n.document_id = :document_id
+    order by n.event_id desc
+    limit :limit
+) as e
+order by e.event_id;
 
 -- name: search
 -- The chunks nearest to a query vector; exact while there is no vector index.

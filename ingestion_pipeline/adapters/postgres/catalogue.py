@@ -1,0 +1,169 @@
+"""The API role's view of Postgres: every transaction acts for one owner, and row-level security sees to the rest."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from ingestion_pipeline.adapters.postgres.connection import Connection, Database
+from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.catalogue import (
+    CommitUncertainError,
+    DocumentRecord,
+    EventRecord,
+    NewDocument,
+    ParseNotice,
+    Position,
+)
+from ingestion_pipeline.domain import SearchHit, State
+from ingestion_pipeline.errors import DatabaseUnavailableError, NotFoundError
+
+
+class PostgresCatalogue:
+    """Implements catalogue.Catalogue. `actor` is who appears in the documents' history."""
+
+    def __init__(self, database: Database, *, actor: str = "api") -> None:
+        self._database = database
+        self._actor = actor
+        self._queries = queries()
+
+    def register(self, owner_id: UUID, document: NewDocument) -> tuple[DocumentRecord, bool]:
+        is_written = False
+        try:
+            with self._transaction(owner_id) as connection:
+                registered = self._queries.register_document(
+                    connection,
+                    document_id=document.document_id,
+                    owner_id=owner_id,
+                    filename=document.filename,
+                    content_type=document.content_type,
+                    size_bytes=document.size_bytes,
+                    sha256=document.sha256,
+                    object_key=document.object_key,
+                )
+                is_new = registered is not None
+                if is_new:
+                    self._queries.enqueue_document(
+                        connection,
+                        document_id=document.document_id,
+                        owner_id=owner_id,
+                        correlation_id=document.correlation_id,
+                    )
+                record = self._get(connection, document.document_id)
+                is_written = is_new
+        except DatabaseUnavailableError as error:
+            if is_written:
+                raise CommitUncertainError(error.message) from error
+            raise
+        return record, is_new
+
+    def get(self, owner_id: UUID, document_id: UUID) -> DocumentRecord:
+        with self._transaction(owner_id) as connection:
+            return self._get(connection, document_id)
+
+    def list_documents(
+        self, owner_id: UUID, *, state: State | None, after: Position | None, limit: int
+    ) -> list[DocumentRecord]:
+        with self._transaction(owner_id) as connection:
+            rows = self._queries.list_documents(
+                connection,
+                owner_id=owner_id,
+                state=state.value if state else None,
+                before_at=after.created_at if after else None,
+                before_id=after.document_id if after else None,
+                limit=limit,
+            )
+            return [_document(row) for row in rows]
+
+    def events(self, owner_id: UUID, document_id: UUID, *, after_event_id: int, limit: int) -> list[EventRecord]:
+        with self._transaction(owner_id) as connection:
+            self._get(connection, document_id)
+            rows = self._queries.list_events(
+                connection, document_id=document_id, after_event_id=after_event_id, limit=limit
+            )
+            return [_event(row) for row in rows]
+
+    def history(self, owner_id: UUID, document_id: UUID, *, limit: int) -> tuple[DocumentRecord, list[EventRecord]]:
+        with self._transaction(owner_id) as connection:
+            rows = list(self._queries.newest_events(connection, document_id=document_id, limit=limit))
+            record = self._get(connection, document_id)
+        return record, [_event(row) for row in rows]
+
+    def count_by_state(self, owner_id: UUID) -> dict[State, int]:
+        with self._transaction(owner_id) as connection:
+            rows = self._queries.count_by_state(connection, owner_id=owner_id)
+            return {State(row["state"]): row["documents"] for row in rows}
+
+    def search(self, owner_id: UUID, *, vector: Sequence[float], model: str, limit: int) -> list[SearchHit]:
+        with self._transaction(owner_id) as connection:
+            rows = self._queries.search(
+                connection,
+                owner_id=owner_id,
+                # One short text a query; bulk writes go in binary.
+                query="[" + ",".join(f"{value:.7g}" for value in vector) + "]",
+                model=model,
+                limit=limit,
+            )
+            return [_hit(row) for row in rows]
+
+    def receive_parse_event(self, source: str, notice: ParseNotice) -> str:
+        with self._database.transaction(actor=f"webhook:{source}") as connection:
+            row = self._queries.receive_parse_event(
+                connection,
+                source=source,
+                event_id=notice.event_id,
+                event_type=notice.event_type,
+                parse_job_id=notice.job_id,
+                outcome=notice.outcome.value if notice.outcome else None,
+            )
+            return str(row["result"])
+
+    def check(self) -> None:
+        self._database.check()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._database.close()
+
+    @contextmanager
+    def _transaction(self, owner_id: UUID) -> Iterator[Connection]:
+        with self._database.transaction(actor=self._actor, owner_id=owner_id) as connection:
+            yield connection
+
+    def _get(self, connection: Connection, document_id: UUID) -> DocumentRecord:
+        row = self._queries.get_document(connection, document_id=document_id)
+        if row is None:
+            raise NotFoundError(f"There is no document {document_id}.")
+        return _document(row)
+
+
+def _document(row: dict[str, Any]) -> DocumentRecord:
+    return DocumentRecord(
+        **{
+            **row,
+            "sha256": bytes(row["sha256"]),
+            "state": State(row["state"]),
+            "failed_pages": tuple(row["failed_pages"] or ()),
+        }
+    )
+
+
+def _event(row: dict[str, Any]) -> EventRecord:
+    from_state = State(row["from_state"]) if row["from_state"] else None
+    return EventRecord(**{**row, "from_state": from_state, "to_state": State(row["to_state"])})
+
+
+def _hit(row: dict[str, Any]) -> SearchHit:
+    return SearchHit(
+        document_id=row["document_id"],
+        chunk_id=row["chunk_id"],
+        filename=row["filename"],
+        ordinal=row["ordinal"],
+        first_page=row["first_page"],
+        last_page=row["last_page"],
+        heading_path=tuple(row["heading_path"]),
+        start=row["start_offset"],
+        end=row["end_offset"],
+        text=row["text"],
+        score=row["score"],
+    )
