@@ -24,12 +24,20 @@ DESCRIPTIONS = {
     Asset.EMBEDDINGS: "A vector for every chunk, in the vector buffer.",
     Asset.FINALIZED: "Chunks and vectors where search serves them, promoted in one transaction.",
 }
-CHECKS = {
-    Asset.RAW_UPLOAD: ("upload_is_intact", "Size, SHA-256 and type of the stored file are those that the API recorded."),
-    Asset.PARSED: ("text_is_intact", "The parsed text is not empty and matches its hash when read back."),
-    Asset.CHUNKS: ("chunks_cover_text", "The chunks cover the text and rebuild it from their offsets."),
-    Asset.EMBEDDINGS: ("vectors_are_complete", "Every chunk has one finite vector of unit length and right dimension."),
-    Asset.FINALIZED: ("served_equals_buffered", "What search serves equals what was buffered."),
+CHECKS: dict[Asset, dict[str, str]] = {
+    Asset.RAW_UPLOAD: {"upload_is_intact": "Size, SHA-256 and type of the stored file are those that the API recorded."},
+    Asset.PARSED: {
+        "text_present": "Parsing found text.",
+        "text_hash_matches": "The stored text, read back, has its hash.",
+        "page_starts_in_order": "The pages begin within the text, in order.",
+    },
+    Asset.CHUNKS: {
+        "chunks_cover_text": "The chunks cover the text and rebuild it from their offsets.",
+        "chunks_in_order": "The chunks are numbered without gaps, in the order of the text.",
+        "chunks_within_token_limit": "No chunk is empty or over the embedder's limit.",
+    },
+    Asset.EMBEDDINGS: {"vectors_are_complete": "Every chunk has one vector of its own text, of unit length and right dimension."},
+    Asset.FINALIZED: {"served_equals_buffered": "What search serves equals what was buffered."},
 }
 
 
@@ -57,10 +65,9 @@ def _specs(assets: Sequence[Asset]) -> list[dg.AssetSpec]:
 
 def _checks(assets: Sequence[Asset]) -> list[dg.AssetCheckSpec]:
     return [
-        dg.AssetCheckSpec(
-            CHECKS[asset][0], asset=asset.value, description=CHECKS[asset][1], blocking=True, partitions_def=DOCUMENTS
-        )
+        dg.AssetCheckSpec(name, asset=asset.value, description=description, blocking=True, partitions_def=DOCUMENTS)
         for asset in assets
+        for name, description in CHECKS[asset].items()
     ]
 
 

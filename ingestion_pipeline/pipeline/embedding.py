@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from ingestion_pipeline.domain import CheckResult, Document, State
-from ingestion_pipeline.errors import CheckFailedError, RequestRejectedError
-from ingestion_pipeline.pipeline.failures import settle
+from ingestion_pipeline.errors import RequestRejectedError
+from ingestion_pipeline.pipeline.failures import require_passed, settle
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import PendingText, VectorFacts
@@ -115,8 +115,7 @@ def _conclude(
 ) -> StageReport:
     facts = services.documents.vector_facts(document.document_id)
     check = check_vectors_complete(facts, services.embedder.dimensions)
-    if not check.passed:
-        raise CheckFailedError(check.message)
+    require_passed([check])
     services.documents.embeddings_stored(document, claim)
     tokens = spending.tokens[document.document_id]
     metadata = {

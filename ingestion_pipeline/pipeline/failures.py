@@ -1,13 +1,13 @@
 """What follows from an error: a retry later, a new submission, or a dead letter."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from ingestion_pipeline.domain import Document, Failure, State
-from ingestion_pipeline.errors import ClaimLostError, IngestionError, ParseJobLostError
+from ingestion_pipeline.domain import CheckResult, Document, Failure, State
+from ingestion_pipeline.errors import CheckFailedError, ClaimLostError, IngestionError, ParseJobLostError
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 
@@ -18,6 +18,22 @@ MAX_MESSAGE_CHARACTERS = 1000
 
 log = structlog.get_logger(__name__)
 
+
+
+class FailedChecksError(CheckFailedError):
+    """Blocking checks of a stage did not pass: the document goes no further. Carries all checks, to be shown."""
+
+    def __init__(self, checks: Sequence[CheckResult]) -> None:
+        failed = "; ".join(f"{check.name}: {check.message}" for check in checks if not check.passed)
+        super().__init__(failed)
+        self.checks = tuple(checks)
+
+
+def require_passed(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
+    """The checks, if all passed. Raises FailedChecksError."""
+    if not all(check.passed for check in checks):
+        raise FailedChecksError(checks)
+    return tuple(checks)
 
 def classify(error: Exception, stage: str) -> Failure:
     """An IngestionError as it classified itself; anything else is a bug, permanent, under the code internal_error."""
@@ -96,7 +112,8 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
         )
     if isinstance(decision, GiveUp):
         bound.error("document failed", code=failure.code, reason=failure.message, exc_info=_trace_of_bug(error))
-        return StageReport(document.document_id, asset, Verdict.FAILED, failure=decision.failure)
+        checks = error.checks if isinstance(error, FailedChecksError) else ()
+        return StageReport(document.document_id, asset, Verdict.FAILED, checks=checks, failure=decision.failure)
     bound.warning("will try again", code=failure.code, reason=failure.message, delay_seconds=decision.delay_seconds)
     return StageReport(
         document.document_id,

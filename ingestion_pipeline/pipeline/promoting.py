@@ -3,21 +3,20 @@
 import time
 
 from ingestion_pipeline.domain import CheckResult, Document
-from ingestion_pipeline.errors import CheckFailedError
+from ingestion_pipeline.pipeline.failures import require_passed
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import PromotionFacts
 
 
 def promote(document: Document, claim: str, services: Services) -> StageReport:
-    """Raises CheckFailedError, with nothing promoted, if what is served would differ from what was buffered."""
+    """Raises FailedChecksError, with nothing promoted, if what is served would differ from what was buffered."""
     started = time.monotonic()
     found: list[tuple[PromotionFacts, CheckResult]] = []
 
     def accept(facts: PromotionFacts) -> None:
         check = check_promotion(facts, document.chunk_count or 0)
-        if not check.passed:
-            raise CheckFailedError(check.message)
+        require_passed([check])
         found.append((facts, check))
 
     services.documents.promote(document, claim, services.embedder.model, accept)
