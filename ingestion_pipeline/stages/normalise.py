@@ -1,8 +1,8 @@
 """The one form in which a document's text is stored, hashed and chunked.
 
 Parsers give pages with whatever they found in the file. Here they become one text in Unicode NFC with line feeds as
-line ends and without control characters, and pages that could not be read are left out but remembered. The same pages always
-give the same text, and normalising a text that is normal already changes nothing.
+line ends and without control characters, and pages that could not be read are left out but remembered. The same pages
+always give the same text, and normalising a text that is normal already changes nothing.
 """
 
 import re

@@ -41,7 +41,7 @@ def of_one(text: str) -> ParsedText:
         ("\n\n    code\n\n", "    code"),
         ("one\x0ctwo", "one\ntwo"),
         ("a\tb", "a\tb"),
-        ("👩\u200d👩\u200d👧 \u200fمرحبا", "👩\u200d👩\u200d👧 \u200fمرحبا"),
+        ("👩\u200d👩\u200d👧 \u200fعربي", "👩\u200d👩\u200d👧 \u200fعربي"),
         ("a \n \t\n \n \n b", "a\n\n\n b"),
     ],
 )

@@ -1,0 +1,28 @@
+"""Counting tokens as OpenAI's embedding models do (encoding cl100k_base), without a download.
+
+Text is counted as ordinary text: a document that quotes `<|endoftext|>` is billed for its letters. The library's public
+class encodes but does not count and refuses a million characters; its compiled tokenizer, used here, has neither limit.
+"""
+
+from functools import cache
+
+from bpe_openai import _bindings
+
+ENCODING = "cl100k_base"
+
+
+@cache
+def _tokenizer() -> _bindings.PyTokenizer:
+    return _bindings.tokenizer_for_encoding(ENCODING)
+
+
+def count_tokens(text: str) -> int:
+    """The number of tokens of a text. Raises UnicodeEncodeError for lone surrogates."""
+    count: int = _tokenizer().count(text)
+    return count
+
+
+def count_tokens_up_to(text: str, limit: int) -> int | None:
+    """The number of tokens of a text, or None as soon as it is known to be over `limit`."""
+    count: int | None = _tokenizer().count_till_limit(text, limit)
+    return count
