@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except IngestionError as error:
         click.echo(f"error [{error.code}]: {error.message}", err=True)
         status = 1
-    except (click.Abort, KeyboardInterrupt):
-        status = INTERRUPTED
+    except click.Abort as error:
+        is_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
+        click.echo("Interrupted." if is_interrupted else "Aborted: not confirmed.", err=True)
+        status = INTERRUPTED if is_interrupted else 1
     sys.exit(status)

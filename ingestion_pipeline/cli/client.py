@@ -84,21 +84,31 @@ class ApiClient:
 
     def documents(self, *, state: str | None, limit: int) -> list[Record]:
         """The latest documents, newest first; at most 200."""
-        return list(self._get("/documents", limit=limit, state=state)["documents"])
+        return list(self._get_part("/documents", "documents", limit=limit, state=state))
 
     def counts(self) -> dict[str, int]:
         """How many documents are in each state."""
-        return dict(self._get("/documents/summary")["states"])
+        return dict(self._get_part("/documents/summary", "states"))
 
     def search(self, query: str, *, limit: int) -> list[Record]:
         """The chunks nearest to a query, best first; at most 100."""
-        return list(self._get("/search", q=query, limit=limit)["results"])
+        return list(self._get_part("/search", "results", q=query, limit=limit))
 
     def _get(self, path: str, **parameters: str | int | None) -> Record:
         given = {name: value for name, value in parameters.items() if value is not None}
         answer = self._send("GET", path, params=given).json()
-        assert isinstance(answer, dict), f"GET {path} answered with {type(answer).__name__}"
+        if not isinstance(answer, dict):
+            raise self._foreign()
         return answer
+
+    def _get_part(self, path: str, part: str, **parameters: str | int | None) -> Any:
+        answer = self._get(path, **parameters)
+        if part not in answer:
+            raise self._foreign()
+        return answer[part]
+
+    def _foreign(self) -> ConfigurationError:
+        return ConfigurationError(f"What answers at {self.url} is not the API: check INGEST_API_URL.")
 
     def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
         timeout = (CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
@@ -117,7 +127,7 @@ class ApiClient:
         if not requests.codes.ok <= response.status_code < requests.codes.multiple_choices:
             raise refusal(response)
         if "json" not in response.headers.get("Content-Type", ""):
-            raise ConfigurationError(f"What answers at {self.url} is not the API: check INGEST_API_URL.")
+            raise self._foreign()
         return response
 
     def _session(self) -> requests.Session:

@@ -1,7 +1,6 @@
 """`ingest demo`: proof that a running stack works. Samples in, three questions answered from the right documents."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -49,10 +48,9 @@ def demo(*, timeout_seconds: float) -> int:
 
 def run_demo(client: ApiClient, console: Console, *, timeout_seconds: float = TIMEOUT_SECONDS) -> bool:
     """Upload, watch, search; returns whether everything went as it should."""
+    client.counts()  # an API that is away or refuses the key is one error, not one for each file
     with as_file(files("ingestion_pipeline") / "samples") as folder:
-        documents = sample_files(folder)
-        console.print(f"Uploading {len(documents)} sample documents to {client.url}")
-        rows = _upload(client, console, documents, timeout_seconds)
+        rows = _upload(client, console, folder, timeout_seconds)
         questions = read_questions(folder)[:QUESTIONS_ASKED]
     incomplete = [row.path.name for row in rows if not row.is_complete]
     if incomplete:
@@ -79,13 +77,20 @@ def read_questions(folder: Path) -> list[Question]:
     return [Question(**entry) for entry in json.loads((folder / "questions.json").read_text())]
 
 
-def _upload(client: ApiClient, console: Console, documents: Sequence[Path], timeout_seconds: float) -> list[FileRow]:
+def _upload(client: ApiClient, console: Console, folder: Path, timeout_seconds: float) -> list[FileRow]:
     """On a terminal a table that changes in place, elsewhere a line when a file is sent or settled and a table."""
+    documents = sample_files(folder)
+    console.print(f"Uploading {len(documents)} sample documents to {client.url}")
     if not console.is_terminal:
         rows = upload_files(
-            client, documents, concurrency=CONCURRENCY, until_settled=True, timeout_seconds=timeout_seconds
+            client,
+            documents,
+            concurrency=CONCURRENCY,
+            until_settled=True,
+            timeout_seconds=timeout_seconds,
+            below=folder,
         )
-        console.print(files_table(rows))
+        console.print(files_table(rows, folder))
         return rows
     with Live(console=console, auto_refresh=False) as live:
         transfer = Transfer(
@@ -95,7 +100,7 @@ def _upload(client: ApiClient, console: Console, documents: Sequence[Path], time
             until_settled=True,
             timeout_seconds=timeout_seconds,
             on_bytes=lambda _index, _sent: None,
-            on_change=lambda _row: live.update(files_table(transfer.rows), refresh=True),
+            on_change=lambda _row: live.update(files_table(transfer.rows, folder), refresh=True),
         )
         transfer.run()
     return transfer.rows

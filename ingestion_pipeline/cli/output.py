@@ -4,10 +4,12 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +18,7 @@ from ingestion_pipeline.cli.transfer import NOT_SENT, REFUSED, FileRow
 from ingestion_pipeline.domain import DEAD_LETTERS, SETTLED, State
 
 LOG_WIDTH = 200  # where there is no terminal that tells its width
-SNIPPET_CHARACTERS = 240
+SNIPPET_CHARACTERS = 300
 SHORTEST_TELLING_WORD = 4
 
 _STYLES: dict[str, str] = {
@@ -41,22 +43,27 @@ def shown(text: str | None) -> Text:
     )
 
 
+def file_name(row: FileRow, below: Path | None) -> Text:
+    """A file as it was given, or from the folder `below` on."""
+    return shown(str(row.path if below is None else row.path.relative_to(below)))
+
+
 def state_text(state: str) -> Text:
     """A state in its colour."""
     return Text(state, style=_STYLES.get(state, "yellow"))
 
 
-def files_table(rows: Iterable[FileRow]) -> Table:
-    """The files of an upload and what became of them."""
+def files_table(rows: Iterable[FileRow], below: Path | None = None) -> Table:
+    """The files of an upload and what became of them, named from the folder `below` if there is one."""
     table = _table("File", "State", "Document", "Chunks", "Seconds", "Reason")
     for row in rows:
         table.add_row(
-            shown(str(row.path)),
+            file_name(row, below),
             state_text(row.state),
             shown(row.document_id),
             _number(row.chunks),
             "" if row.seconds is None else f"{row.seconds:.1f}",
-            shown(row.reason or ("the same content was uploaded before" if row.is_new is False else "")),
+            shown(row.reason or ("uploaded before" if row.is_new is False else "")),
         )
     return table
 
@@ -114,11 +121,8 @@ def hit_view(rank: int, hit: Record, query: str) -> RenderableType:
     page = f"page {pages['first']}" if pages["first"] == pages["last"] else f"pages {pages['first']}-{pages['last']}"
     head = Text.assemble(f"{rank}. ", f"{hit['score']:.3f}  ", shown(hit["filename"]).append(f", {page}"), style="bold")
     headings = " > ".join(hit["heading_path"])
-    lines: list[RenderableType] = [head]
-    if headings:
-        lines.append(Text("   ").append_text(shown(headings)))
-    lines.append(Text("   ").append_text(shown(snippet(hit["text"], query))))
-    return Group(*lines)
+    body = [shown(text) for text in (headings, snippet(hit["text"], query)) if text]
+    return Group(head, *(Padding(text, (0, 0, 0, 3)) for text in body))
 
 
 def snippet(text: str, query: str, characters: int = SNIPPET_CHARACTERS) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from ingestion_pipeline.cli.client import ApiClient, connect
-from ingestion_pipeline.cli.output import console_for, files_table, shown, state_text
+from ingestion_pipeline.cli.output import console_for, file_name, files_table, state_text
 from ingestion_pipeline.cli.transfer import FileRow, Transfer, size_of
 from ingestion_pipeline.errors import ConfigurationError
 
@@ -75,10 +75,11 @@ def upload_files(
     concurrency: int,
     until_settled: bool,
     timeout_seconds: float | None,
+    below: Path | None = None,
 ) -> list[FileRow]:
-    """Upload with progress on standard error: bars on a terminal, elsewhere a line when a file is sent or settled."""
+    """Upload with progress on standard error: a bar on a terminal, elsewhere a line when a file is sent or settled."""
     console = console_for(sys.stderr)
-    with _display(console, files) as display:
+    with _display(console, files, below) as display:
         transfer = Transfer(
             client,
             files,
@@ -95,8 +96,9 @@ def upload_files(
 class _Lines:
     """Progress for a log."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, below: Path | None) -> None:
         self._console = console
+        self._below = below
         self._sent: set[Path] = set()
 
     def count_bytes(self, index: int, sent: int) -> None:
@@ -107,7 +109,7 @@ class _Lines:
         if row.path in self._sent and not row.is_settled and not row.reason:
             return
         self._sent.add(row.path)
-        line = shown(str(row.path)).append(": ").append_text(state_text(row.state))
+        line = file_name(row, self._below).append(": ").append_text(state_text(row.state))
         self._console.print(line.append(f" after {row.seconds} s"), soft_wrap=True)
 
 
@@ -139,9 +141,9 @@ class _Bar:
 
 
 @contextmanager
-def _display(console: Console, files: Sequence[Path]) -> Iterator[_Lines | _Bar]:
+def _display(console: Console, files: Sequence[Path], below: Path | None) -> Iterator[_Lines | _Bar]:
     if not console.is_terminal:
-        yield _Lines(console)
+        yield _Lines(console, below)
         return
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console, transient=True) as progress:

@@ -123,8 +123,13 @@ def test_address_and_key_come_from_the_files_of_the_running_stack(tmp_path: Path
     assert api.keys == {f"Bearer {KEY}"}
 
 
-def test_something_else_at_the_address_is_not_taken_for_the_api(tmp_path: Path, api: ScriptedApi) -> None:
-    api.answer = lambda *_: (200, {"Content-Type": "text/html"}, "<html>")
+@pytest.mark.parametrize(
+    ("kind", "answer"), [("text/html", "<html>"), ("application/json", {}), ("application/json", [])]
+)
+def test_something_else_at_the_address_is_not_taken_for_the_api(
+    tmp_path: Path, api: ScriptedApi, kind: str, answer: object
+) -> None:
+    api.answer = lambda *_: (200, {"Content-Type": kind}, answer)
     done = run_ingest("status", settings=api.settings, directory=tmp_path)
     assert done.returncode == 1
     assert "is not the API" in done.stderr
@@ -196,6 +201,8 @@ def test_a_demo_whose_search_finds_another_document_first_fails(tmp_path: Path, 
     def answer(method: str, path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
         if path.startswith("/search"):
             return 200, {}, {"results": [hit | {"pages": {"first": 1, "last": 1}}]}
+        if method == "GET":
+            return 200, {}, {"states": {}}
         name = re.search(rb'filename="([^"]+)"', body)
         return 201, {}, document(name[1].decode() if name else "", "", "complete")
 
