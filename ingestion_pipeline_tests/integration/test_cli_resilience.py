@@ -224,6 +224,22 @@ def test_ctrl_c_ends_a_watch_with_130_and_without_a_traceback(tmp_path: Path, ap
     assert "Traceback" not in errors
 
 
+def test_ctrl_c_ends_an_upload_that_waits_with_130_and_without_a_traceback(tmp_path: Path, api: ScriptedApi) -> None:
+    def answer(method: str, path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
+        is_summary = path == "/documents/summary"
+        return 201, {}, {"states": {}} if is_summary else document(DOCUMENT_ID, "a.txt", "uploaded")
+
+    api.answer = answer
+    with start_ingest("upload", file_in(tmp_path), settings=api.settings, directory=tmp_path) as process:
+        assert process.stderr is not None
+        assert "a.txt: uploaded" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert output == ""
+
+
 def test_the_key_appears_nowhere(tmp_path: Path, api: ScriptedApi) -> None:
     api.answer = lambda *_: (401, {}, {"code": "not_authenticated", "detail": "The bearer key is not valid."})
     done: subprocess.CompletedProcess[str] = run_ingest("status", settings=api.settings, directory=tmp_path)
