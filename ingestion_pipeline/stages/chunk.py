@@ -155,7 +155,7 @@ def _has_news(current: Sequence[Segment]) -> bool:
 
 
 def _best_end(current: Sequence[Segment], next_rank: int, half: int) -> int:
-    """How many segments of an overfull chunk to keep: up to the best boundary of its second half, the last of equals."""
+    """How many segments of an overfull chunk to keep: up to the last of the best boundaries in its second half."""
     first = 2 if current[0].kind is Kind.OVERLAP else 1
     best, best_rank = 0, 99
     fallback = 0
