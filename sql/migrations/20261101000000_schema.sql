@@ -156,7 +156,7 @@ create table upload_pipeline.upload_jobs (
     check (state <> 'complete' or last_error_code is null),
     check (state not in ('parse_queued', 'parsed') or parse_job_id is not null),
     check (state <> 'parse_queued' or parse_poll_at is not null),
-    check (state <> 'parsed' or parse_outcome in ('success', 'partial_success'))
+    check (state <> 'parsed' or coalesce(parse_outcome, '') in ('success', 'partial_success'))
 );
 
 -- What each poller asks for, and nothing more.
@@ -372,14 +372,14 @@ create index document_vectors_by_document on upload_pipeline.document_vectors (d
 -- finds a vector that was paid for already
 create index document_vectors_by_content on upload_pipeline.document_vectors (owner_id, model, chunk_sha256);
 
--- Ownership: workers see everything, the API sees what belongs to the owner for whom it acts.
+-- Ownership: workers see everything, the API sees what belongs to the owner for whom it acts. The API has no access to the
+-- chunk buffer at all, which stays without policies: COPY does not load tables that have them.
 do $$
 declare
     owned text;
 begin
     foreach owned in array array[
-        'documents', 'upload_jobs', 'events', 'document_chunk_buffer', 'document_vector_buffer', 'document_chunks',
-        'document_vectors'
+        'documents', 'upload_jobs', 'events', 'document_vector_buffer', 'document_chunks', 'document_vectors'
     ]
     loop
         execute format('alter table upload_pipeline.%I enable row level security', owned);

@@ -59,10 +59,18 @@ where
     and not exists (select from upload_pipeline.document_vector_buffer as v where v.chunk_id = b.chunk_id)
 order by b.document_id, b.ordinal;
 
--- name: clear_vectors!
--- Makes room for vectors that are about to be written, so that writing twice is writing once.
-delete from upload_pipeline.document_vector_buffer as v
-where v.chunk_id = any(:chunk_ids);
+-- name: create_staged_vectors#
+-- COPY does not load tables with row-level security, so vectors come by a table of the session's own, empty after each commit.
+create temporary table if not exists staged_vectors (like upload_pipeline.document_vector_buffer) on commit delete rows;
+
+-- name: store_staged_vectors!
+-- Writing twice is writing once.
+insert into upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+select
+    s.chunk_id, s.document_id, s.owner_id, s.model, s.chunk_sha256, s.embedding
+from pg_temp.staged_vectors as s
+on conflict (chunk_id) do update
+set model = excluded.model, chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
 
 -- name: vector_facts^
 -- Whether every chunk of a document has its vector, of the right text and size.
@@ -161,6 +169,6 @@ copy upload_pipeline.document_chunk_buffer (
 ) from stdin with (format binary);
 
 -- name: copy_vectors#
--- Bulk load of the vector buffer, fed in binary.
-copy upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+-- Bulk load of vectors, fed in binary.
+copy pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
 from stdin with (format binary);

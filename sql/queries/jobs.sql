@@ -135,14 +135,6 @@ where j.document_id = any(:document_ids) and j.claimed_by = :claim
 order by j.document_id
 for update;
 
--- name: lock_jobs
--- Has runs that write into the same buffers take turns.
-select j.document_id
-from upload_pipeline.upload_jobs as j
-where j.document_id = any(:document_ids)
-order by j.document_id
-for update;
-
 -- name: advance!
 -- A step forward, in the transaction of the write that justifies it. The claim stays, at the end until Dagster has been told.
 update upload_pipeline.upload_jobs as j

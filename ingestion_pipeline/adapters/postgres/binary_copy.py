@@ -58,7 +58,7 @@ def chunk_rows(document: Document, chunks: Sequence[Chunk]) -> io.BytesIO:
 
 
 def vector_rows(texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str) -> io.BytesIO:
-    """Rows of document_vector_buffer: chunk_id, document_id, owner_id, model, chunk_sha256, embedding (halfvec).
+    """Rows of the vector buffer: chunk_id, document_id, owner_id, model, chunk_sha256, embedding (halfvec).
 
     `vectors` has the shape (texts, dimensions).
     """

@@ -156,7 +156,6 @@ class PostgresDocumentStore:
     def reuse_vectors(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
         reused: dict[UUID, int] = {}
         with self._transaction() as connection:
-            list(self._queries.lock_jobs(connection, document_ids=list(document_ids)))
             self._queries.discard_vectors_of_other_models(connection, document_ids=list(document_ids), model=model)
             for row in self._queries.reuse_vectors(connection, document_ids=list(document_ids), model=model):
                 reused[row["document_id"]] = reused.get(row["document_id"], 0) + 1
@@ -173,9 +172,10 @@ class PostgresDocumentStore:
             held = list(self._queries.hold_claim(connection, document_ids=list(document_ids), claim=claim))
             if len(held) != len(document_ids):
                 raise ClaimLostError("another run has taken documents of this request over")
-            self._queries.clear_vectors(connection, chunk_ids=[text.chunk_id for text in texts])
+            self._queries.create_staged_vectors(connection)
             with connection.cursor() as cursor:
                 cursor.copy_expert(self._queries.copy_vectors.sql, vector_rows(texts, vectors, model), COPY_BLOCK_BYTES)
+            self._queries.store_staged_vectors(connection)
 
     def vector_facts(self, document_id: UUID) -> VectorFacts:
         with self._transaction() as connection:

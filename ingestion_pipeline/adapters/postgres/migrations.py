@@ -178,7 +178,8 @@ class Migrator:
             check=False,
         )
         if finished.returncode:
-            reason = (finished.stderr or finished.stdout).strip().replace(url, "<url>")
+            migration = finished.stdout.strip().splitlines()[-1:]  # the last one begun: "Applying: <name>"
+            reason = " ".join([*migration, finished.stderr.strip()]).replace(url, "<url>")
             raise MigrationError(f"dbmate {command} failed: {reason}")
 
 

@@ -1,0 +1,120 @@
+"""Which index serves which statement that runs again and again, in a database that has run for a while."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg2
+import pytest
+from conftest import DatabaseUrls
+from psycopg2.extras import RealDictCursor, execute_values
+from stored_documents import sql
+
+from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.domain import sha256_of
+
+
+@pytest.fixture(scope="module")
+def crowded(postgres_server: Any) -> Iterator[DatabaseUrls]:
+    """20,000 documents, half of them one owner's, nearly all complete, as in a system that has run for a while."""
+    urls = postgres_server.create_database()
+    rows = [
+        (uuid4(), UUID(int=1 if number % 2 else number % 40 + 2), sha256_of(str(number)), number)
+        for number in range(20_000)
+    ]
+    with closing(psycopg2.connect(urls.owner)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("set local session_replication_role = replica")
+        execute_values(
+            cursor,
+            "insert into upload_pipeline.documents "
+            "(document_id, owner_id, filename, content_type, size_bytes, sha256, object_key, created_at) values %s",
+            rows,
+            template="(%s, %s, 'a', 'b', 1, %s, 'k', timestamptz '2026-01-01' + make_interval(secs => %s))",
+            page_size=5000,
+        )
+        cursor.execute(
+            "insert into upload_pipeline.upload_jobs (document_id, owner_id, correlation_id, state, parse_job_id, "
+            "parse_outcome, parse_poll_at, claimed_by, claim_expires_at, next_attempt_at) "
+            "select document_id, owner_id, document_id, "
+            "case when n <= 300 then 'uploaded' when n <= 600 then 'parse_queued' when n <= 900 then 'parsed' "
+            "else 'complete' end, 'job-' || n, case when n > 600 then 'success' end, now() - make_interval(secs => n), "
+            "case when n between 601 and 900 then 'claim-' || n / 10 end, "
+            "case when n between 601 and 900 then now() + make_interval(secs => n - 620) end, "
+            "now() - make_interval(secs => n) "
+            "from (select *, row_number() over (order by document_id) as n from upload_pipeline.documents) as d"
+        )
+    sql(urls.owner, "analyze upload_pipeline.documents, upload_pipeline.upload_jobs")
+    yield urls
+    postgres_server.drop_database(urls.name)
+
+
+class Explaining(RealDictCursor):
+    """Explains every statement in the place of running it."""
+
+    def execute(self, query: Any, parameters: Any = None) -> None:
+        text = query.decode() if isinstance(query, bytes) else query
+        super().execute("explain " + text, parameters)
+
+
+def plan(url: str, name: str, *, setting: str = "enable_sort = on", **parameters: Any) -> str:
+    """The plan of a named statement, for a connection that acts for owner 1 under a setting of the planner."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor(cursor_factory=Explaining) as cursor:
+        RealDictCursor.execute(
+            cursor, "select set_config('request.jwt.claims', %s, true)", (json.dumps({"sub": str(UUID(int=1))}),)
+        )
+        RealDictCursor.execute(cursor, f"set local {setting}")
+        cursor.execute(getattr(queries(), name).sql, parameters)
+        return "\n".join(row["QUERY PLAN"] for row in cursor.fetchall())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "index"),
+    [
+        (
+            "claim_batch",
+            {
+                "lane": "submit",
+                "batch_id": uuid4(),
+                "claim": "c",
+                "claim_seconds": 60,
+                "max_documents": 10,
+                "max_bytes": 9,
+            },
+            "upload_jobs_ready",
+        ),
+        ("overdue_parse_jobs", {"poll_seconds": 60, "max_documents": 10}, "upload_jobs_parse_overdue"),
+        ("release_expired_claims", {}, "upload_jobs_claim_expiry"),
+        ("renew_claim", {"claim": "claim-70", "claim_seconds": 60}, "upload_jobs_claimed"),
+        ("release_claim", {"claim": "claim-70", "document_ids": None}, "upload_jobs_claimed"),
+    ],
+)
+def test_a_pollers_statement_uses_its_index(
+    crowded: DatabaseUrls, name: str, parameters: dict[str, Any], index: str
+) -> None:
+    shown = plan(crowded.worker, name, **parameters)
+    assert re.search(rf"Index (Only )?Scan (using|on) {index}\b", shown), shown
+    assert "Seq Scan" not in shown
+
+
+@pytest.mark.parametrize("before_at", [None, "2026-01-01 02:00:00+00"], ids=["first page", "a later page"])
+def test_the_list_of_documents_can_be_read_from_its_index_in_order(
+    crowded: DatabaseUrls, before_at: str | None
+) -> None:
+    shown = plan(
+        crowded.api,
+        "list_documents",
+        setting="enable_sort = off",  # few documents are sorted as quickly
+        owner_id=UUID(int=1),
+        state=None,
+        before_at=before_at,
+        before_id=uuid4() if before_at else None,
+        limit=50,
+    )
+    assert "using documents_by_owner" in shown, shown
+    assert "Sort" not in shown
+    if before_at:
+        assert "Index Cond" in shown
+        assert "ROW(d.created_at, d.document_id) < ROW" in shown.partition("Index Cond")[2].splitlines()[0]
