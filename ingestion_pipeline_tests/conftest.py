@@ -5,6 +5,7 @@
   ingest_api are set anew.
 - `database_urls`: a migrated, empty database for one test, as `DatabaseUrls(owner, worker, api)`.
 - `empty_database_url`: a database without our schema, as the owner's URL.
+- `api`: the HTTP API on a socket, over `database_urls` and a folder of objects; see running_api.RunningApi.
 - `postgres_server.create_database()` and `.drop_database(name)`: more of them, for tests that need several.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg2
@@ -24,6 +26,9 @@ from psycopg2 import sql
 
 from ingestion_pipeline.adapters.postgres.migrations import Migrator
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from running_api import RunningApi
 
 
 @dataclass(frozen=True)
@@ -131,3 +136,14 @@ def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
     urls = postgres_server.create_database(migrated=False)
     yield urls.owner
     postgres_server.drop_database(urls.name)
+
+
+@pytest.fixture
+def api(database_urls: DatabaseUrls, tmp_path: Path) -> "Iterator[RunningApi]":
+    """The API, served for one test."""
+    from running_api import RunningApi  # suites without the API don't pay for its imports
+
+    running = RunningApi(database_urls.api, tmp_path / "objects")
+    running.start()
+    yield running
+    running.stop()

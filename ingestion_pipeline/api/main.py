@@ -11,7 +11,7 @@ import time
 import uvicorn
 from fastapi import FastAPI
 
-from ingestion_pipeline.adapters.llamacloud import verify_webhook
+from ingestion_pipeline.adapters.llamacloud_webhook import verify_webhook
 from ingestion_pipeline.adapters.postgres.catalogue import PostgresCatalogue
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.api.app import create_app
