@@ -15,6 +15,10 @@ _LATER = "Nothing: the pipeline tries again by itself. If it goes on, look at th
 _WAIT = "Try again in a few seconds. If it goes on, look at /readyz and at the logs of the service that it names."
 _MULTIPART = "Send multipart/form-data with exactly one part, named `file`, that has a file name."
 _RESUBMIT = "Nothing: the pipeline submits the document anew by itself."
+_PARSER_SETTINGS = (
+    "Look at INGEST_LLAMA_CLOUD_BASE_URL, INGEST_PARSE_TIER and INGEST_PARSE_VERSION, restart, and replay the document."
+)
+_PARSER_KEY = "Set a valid INGEST_LLAMA_CLOUD_API_KEY of the region of the base URL, restart, and replay the document."
 _DEFECT = "This is a defect of the pipeline. Report the correlation id; once it is mended, replay the document."
 _DAMAGED = (
     "What is stored is not what was recorded: restore the object from a backup, and look for who changed the store."
@@ -45,7 +49,7 @@ REMEDIES: dict[str, str] = {
     "no_text": _NO_TEXT,
     "document_too_large": _SMALLER,
     "too_many_pages": _SMALLER,
-    "timeout": "Replay the document. If it times out again, split the file into smaller ones.",
+    "timeout": "The pipeline tries again by itself. If it gives up, split the file into smaller ones.",
     "parse_failed": "Replay the document. If it fails again, open the file and save it anew, and upload the new one.",
     "parse_cancelled": "Replay the document if it is still wanted.",
     "parse_job_lost": _RESUBMIT,
@@ -57,7 +61,18 @@ REMEDIES: dict[str, str] = {
     "request_rejected": "The service refuses this content. Look at the message; a changed file is a new document.",
     "invalid_api_key": "Set a valid key of the service and its region, restart, and replay the document.",
     "insufficient_quota": _OPENAI_ACCOUNT,
-    "insufficient_credits": "Add credits to the LlamaCloud account and replay the document.",
+    "billing_hard_limit_reached": _OPENAI_ACCOUNT,
+    "billing_not_active": _OPENAI_ACCOUNT,
+    "malformed_response": _LATER,
+    "parse_not_ready": _LATER,
+    "parser_bad_request": _PARSER_SETTINGS,
+    "parser_unprocessable": _PARSER_SETTINGS,
+    "parser_not_found": _PARSER_SETTINGS,
+    "parser_rejected": _PARSER_SETTINGS,
+    "parser_unauthorised": _PARSER_KEY,
+    "parser_forbidden": _PARSER_KEY,
+    "parser_no_credit": "Add credits to the LlamaCloud account and replay the document.",
+    "parser_too_large": _SMALLER,
     "model_not_found": "Set INGEST_EMBEDDING_MODEL to a model that the key may use, restart, and replay the document.",
     "context_length_exceeded": _EMBEDDING_LIMITS,
     "max_tokens_per_request": _EMBEDDING_LIMITS,
@@ -69,6 +84,7 @@ REMEDIES: dict[str, str] = {
     "store_unavailable": _WAIT,
     "database_unavailable": _WAIT,
     "no_answer": _WAIT,
+    "no_temporary_space": "Make room in the machine's folder for temporary files. The pipeline tries again by itself.",
     "store_full": "Make room in the object store. The pipeline tries again by itself.",
     "store_rejected": "Look at the object store's settings and permissions (INGEST_OBJECT_STORE, INGEST_S3_*).",
     "invalid_object_key": _DEFECT,

@@ -43,9 +43,12 @@ DETAIL_OF_CODE: dict[str, str] = {
     "database_unavailable": "The database is not available.",
     "store_unavailable": "The object store is not available.",
     "vendor_unavailable": "An outside service is not available.",
-    "vendor_rejected": "An outside service refused our request.",
 }
-DEFAULT_DETAIL = "The request failed inside of the service. The logs have the reason under the correlation id."
+DETAIL_OF_STATUS: dict[int, str] = {
+    500: "The request failed inside of the service. The logs have the reason under the correlation id.",
+    502: "An outside service refused our request.",
+    503: "Something that this service needs is not available.",
+}
 CODE_OF_STATUS: dict[int, str] = {404: "no_such_path", 405: "method_not_allowed"}
 
 log = structlog.get_logger(__name__)
@@ -114,7 +117,7 @@ async def response_to_error(request: Request, error: Exception) -> JSONResponse:
     detail = error.message
     if status >= 500:
         log.error("request failed", code=error.code, reason=error.message)
-        detail = DETAIL_OF_CODE.get(error.code, DEFAULT_DETAIL)
+        detail = DETAIL_OF_CODE.get(error.code, DETAIL_OF_STATUS[status])
     if status == 503:
         headers["Retry-After"] = str(max(RETRY_AFTER_SECONDS, round(error.retry_after_seconds or 0)))
     if isinstance(error, request_errors.NotAuthenticatedError):

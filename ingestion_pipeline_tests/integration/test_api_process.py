@@ -23,7 +23,7 @@ from ingestion_pipeline.adapters.object_store import local_object_store
 COMMAND = [sys.executable, "-m", "ingestion_pipeline.api.main"]
 PROJECT = Path(__file__).resolve().parents[2]
 UPLOAD_BYTES = 90 << 20
-MOST_MORE_BYTES = 64 << 20
+MOST_MORE_BYTES = 32 << 20
 NEEDED = (
     "INGEST_API_DATABASE_URL",
     "INGEST_OBJECT_STORE_DIR",
