@@ -136,8 +136,8 @@ class _Packer:
             start, end = current[0].start, current[count - 1].end
             raw = self._text[start:end]
             text = raw.rstrip()
-            if not text:
-                return None, count
+            if not text or (fewest == 2 and start + len(text) <= current[0].end):
+                return None, count  # blank, or blank behind the overlap
             if all(segment.is_exact for segment in current[:count]) and raw[0] != "\n":
                 total = sum(segment.tokens for segment in current[:count])
                 tokens = total - _tokens_of_end(raw, len(text))

@@ -19,6 +19,7 @@ _MARKER = re.compile(
 )
 # A block without any of these has neither marker nor table.
 _SIGNS = ("#", "```", "~~~", "=\n", "-\n", "<t", "<T")
+_FRONT_MATTER = re.compile(r"---\n(?:.*\n)*?---(?=\n|\Z)")
 _NO_PARAGRAPH = re.compile(r" {0,3}(?:[-*+][ \t]|[>|<]|\d{1,9}[.)][ \t])| {4}|\t")
 _TABLE_TAG = re.compile(r"<(/?)table\b", re.IGNORECASE)
 
@@ -51,8 +52,9 @@ class Outline:
         text = self._text
         length = len(text)
         position = self._after_newlines(0)
-        if text.startswith("---\n", position) and (closing := text.find("\n---\n", position + 3)) >= 0:
-            end = self._after_newlines(closing + 4)
+        front_matter = _FRONT_MATTER.match(text, position, self._block_end(position))
+        if front_matter:
+            end = self._after_newlines(front_matter.end())
             yield Block(position, end, 0, ())
             position = end
         while position < length:
@@ -62,9 +64,14 @@ class Outline:
             if self._next_sign >= end and not self._fence:
                 following = self._after_newlines(end)
                 yield Block(position, following, 0, self._path)
-            elif not self._fence and (table_end := self._table_end(position, end)):
-                following = self._after_newlines(table_end)
-                yield Block(position, following, 0, self._path)
+            elif not self._fence and (table := self._table(position, end)):
+                table_start, table_end = table
+                if table_start > position:
+                    yield from self._marked_blocks(position, table_start, table_start)
+                following = table_start
+                if not self._fence:  # else it is code
+                    following = self._after_newlines(table_end)
+                    yield Block(table_start, following, 0, self._path)
             else:
                 following = self._after_newlines(end)
                 yield from self._marked_blocks(position, end, following)
@@ -94,18 +101,22 @@ class Outline:
             position += 1
         return position
 
-    def _table_end(self, start: int, end: int) -> int | None:
-        """The end of the block with the HTML table that starts in it; None without table, or if it is never closed."""
-        if self._has_unclosed_table:
-            return None
-        opening = _TABLE_TAG.search(self._text, start, end)
+    def _table(self, start: int, end: int) -> tuple[int, int] | None:
+        """The lines, by start and end, of the HTML table that starts between `start` and `end`.
+
+        None if there is none, or if it is never closed.
+        """
+        text = self._text
+        opening = None if self._has_unclosed_table else _TABLE_TAG.search(text, start, end)
         if opening is None:
             return None
         depth = 0
-        for tag in _TABLE_TAG.finditer(self._text, opening.start()):
+        for tag in _TABLE_TAG.finditer(text, opening.start()):
             depth += -1 if tag[1] else 1
             if depth <= 0:
-                return self._block_end(tag.end())
+                line_end = text.find("\n", tag.end())
+                table_start = max(text.rfind("\n", start, opening.start()) + 1, start)
+                return table_start, len(text) if line_end < 0 else line_end
         self._has_unclosed_table = True  # not to search to the end of the text for each table
         return None
 
@@ -127,6 +138,10 @@ class Outline:
                 heading_start = start
                 level = 1 if "=" in marker["setext"] else 2
                 title = text[start : marker.start()]
+                if not title and "---" in marker["setext"]:
+                    yield Block(start, heading_end, 0, self._path)  # a rule
+                    start = heading_end
+                    continue
                 if not title or title.count("\n") > MAX_SETEXT_LINES or _NO_PARAGRAPH.match(title):
                     continue
                 title = " ".join(title.split())

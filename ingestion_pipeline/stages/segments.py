@@ -11,15 +11,16 @@ is false) the sum is an estimate. This needs normalised text, in which a blank l
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
 from ingestion_pipeline.stages.outline import Block, Outline
-from ingestion_pipeline.stages.tokens import count_tokens, count_tokens_up_to
+from ingestion_pipeline.stages.tokens import count_tokens, tokenizer
 
-# No token of cl100k_base is longer, and few come near: a block of more characters is not worth counting whole.
-_CHARACTERS_A_TOKEN = 8
+# Text has about four characters a token: a longer block is cut into parts before it is counted. Where it would have
+# fitted after all, its parts are packed into one chunk again.
+_CHARACTERS_A_TOKEN = 5
 _MAX_GRAPHEME = 32
 _ZERO_WIDTH_JOINER = "\u200d"
 
@@ -68,19 +69,23 @@ class Segmenter:
         self._text = text
         self._limit = limit
         self._hard_limit = hard_limit
+        self._count_up_to: Callable[[str, int], int | None] = tokenizer().count_till_limit
         # A character has at most four bytes, and a token at least one: so many characters are never over the limit.
         self._grain = max(limit // 4, 1)
 
     def segments(self) -> Iterator[Segment]:
-        text, limit = self._text, self._limit
+        text, limit, count_up_to = self._text, self._limit, self._count_up_to
         longest = limit * _CHARACTERS_A_TOKEN
+        plain = Kind.BLOCK
         for block in Outline(text).blocks():
             start, end, level, path = block
             if end - start <= longest:
-                tokens = count_tokens_up_to(text[start:end], limit)
+                tokens = count_up_to(text[start:end], limit)
                 if tokens is not None:
-                    kind, rank = (Kind.HEADING, level) if level else (Kind.BLOCK, _BLOCK_RANK)
-                    yield Segment(start, end, tokens, kind, rank, path, True)
+                    if level:
+                        yield Segment(start, end, tokens, Kind.HEADING, level, path, True)
+                    else:
+                        yield Segment(start, end, tokens, plain, _BLOCK_RANK, path, True)
                     continue
             yield from self._parts_of_block(block)
 
@@ -109,9 +114,9 @@ class Segmenter:
         is_html = _has_html_row(text, start, end)
         pieces = _html_rows(text, start, end) if is_html else _lines_and_rows(text, start, end)
         for piece_start, piece_end, kind in self._grouped(pieces):
-            tokens = count_tokens_up_to(text[piece_start:piece_end], self._limit)
+            tokens = self._count_up_to(text[piece_start:piece_end], self._limit)
             if tokens is None and kind is Kind.ROWS:
-                tokens = count_tokens_up_to(text[piece_start:piece_end], self._hard_limit)
+                tokens = self._count_up_to(text[piece_start:piece_end], self._hard_limit)
                 if tokens is None:
                     yield from self._cells(piece_start, piece_end, path)
                     continue
@@ -125,7 +130,7 @@ class Segmenter:
         text = self._text
         cells = ((cell_start, cell_end, Kind.ROWS) for cell_start, cell_end in _cut_after(_CELL_END, text, start, end))
         for cell_start, cell_end, kind in self._grouped(cells):
-            tokens = count_tokens_up_to(text[cell_start:cell_end], self._hard_limit)
+            tokens = self._count_up_to(text[cell_start:cell_end], self._hard_limit)
             if tokens is None:
                 yield from self._words(cell_start, cell_end, path)
             else:
@@ -138,7 +143,7 @@ class Segmenter:
             (piece_start, piece_end, kind) for piece_start, piece_end in _cut_after(_SENTENCE_END, text, start, end)
         )
         for piece_start, piece_end, _ in self._grouped(pieces):
-            tokens = count_tokens_up_to(text[piece_start:piece_end], self._limit)
+            tokens = self._count_up_to(text[piece_start:piece_end], self._limit)
             if tokens is None:
                 yield from self._words(piece_start, piece_end, path)
             else:
@@ -173,15 +178,16 @@ class Segmenter:
 def _lines_and_rows(text: str, start: int, end: int) -> Iterator[tuple[int, int, Kind]]:
     """Lines, told apart from rows: lines that begin with a pipe, and those from the line above a delimiter row on."""
     has_pipe = text.find("|", start, end) >= 0
-    content_end = start + len(text[start:end].rstrip("\n"))
     is_table = False
     while start < end:
-        line_end = text.find("\n", start, content_end) + 1 or end
+        line_end = text.find("\n", start, end) + 1 or end
+        while line_end < end and text[line_end] == "\n":
+            line_end += 1
         kind = Kind.LINES
         if has_pipe:
-            if not is_table and line_end < end:
-                next_end = text.find("\n", line_end, content_end)
-                is_table = _is_delimiter_row(text[line_end : content_end if next_end < 0 else next_end])
+            if not is_table and line_end < end and text.find("|", start, line_end) >= 0:
+                next_end = text.find("\n", line_end, end)
+                is_table = _is_delimiter_row(text[line_end : end if next_end < 0 else next_end])
             if is_table or text[start:line_end].lstrip(" \t>").startswith("|"):
                 kind = Kind.ROWS
         yield start, line_end, kind

@@ -12,17 +12,14 @@ ENCODING = "cl100k_base"
 
 
 @cache
-def _tokenizer() -> _bindings.PyTokenizer:
+def tokenizer() -> _bindings.PyTokenizer:
+    """The compiled tokenizer: `count(text)`, and `count_till_limit(text, limit)`, None as soon as it is over the
+    limit.
+    """
     return _bindings.tokenizer_for_encoding(ENCODING)
 
 
 def count_tokens(text: str) -> int:
     """The number of tokens of a text. Raises UnicodeEncodeError for lone surrogates."""
-    count: int = _tokenizer().count(text)
-    return count
-
-
-def count_tokens_up_to(text: str, limit: int) -> int | None:
-    """The number of tokens of a text, or None as soon as it is known to be over `limit`."""
-    count: int | None = _tokenizer().count_till_limit(text, limit)
+    count: int = tokenizer().count(text)
     return count
