@@ -83,6 +83,7 @@ setup(
     name="ingestion-pipeline",
     version="0.1.0",
     packages=find_packages(include=["ingestion_pipeline", "ingestion_pipeline.*", "mock_services", "mock_services.*"]),
+    package_data={"ingestion_pipeline": ["samples/*"]},
     install_requires=RUNTIME,
     extras_require={"local": LOCAL, "dev": LOCAL + DEV},
     entry_points={"console_scripts": ["ingest=ingestion_pipeline.cli:main"]},

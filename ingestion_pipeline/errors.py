@@ -107,9 +107,13 @@ class DatabaseUnavailableError(TransientError):
 
 
 class ConfigurationError(IngestionError):
-    """A setting is missing or wrong: the message names it and says what it should be."""
+    """A setting is missing or wrong: the message names it and says what it should be.
+
+    Transient for a document that meets it, which can't help it: it waits while somebody mends the setting.
+    """
 
     code = "configuration_error"
+    transient = True
 
 
 class StartupError(IngestionError):

@@ -1,6 +1,11 @@
-"""The five assets, each document a partition, in two steps: before the parser and after it."""
+"""The five assets, each document a partition, in one step.
 
-from collections.abc import Callable, Iterator, Sequence
+One step, though the parser works in between, because Dagster refuses a run without partitions to a step whose inputs are
+partitioned assets of another step. A document's state says which side of the parser it is on.
+"""
+
+import warnings
+from collections.abc import Iterator
 from uuid import UUID
 
 import dagster as dg
@@ -8,10 +13,9 @@ import dagster as dg
 from ingestion_pipeline.dagster_defs.partition_events import PartitionEvent, partition_events, plan_partition
 from ingestion_pipeline.domain import REPLAY_TARGET, Document
 from ingestion_pipeline.pipeline.claims import kept_alive
-from ingestion_pipeline.pipeline.process import process_documents
+from ingestion_pipeline.pipeline.advance import advance_documents
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
-from ingestion_pipeline.pipeline.submit import submit_documents
 
 DOCUMENTS = dg.DynamicPartitionsDefinition(name="documents")
 SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=200)
@@ -47,79 +51,50 @@ class BatchConfig(dg.Config):
     batch_id: str = ""
 
 
-def _specs(assets: Sequence[Asset]) -> list[dg.AssetSpec]:
+def _specs() -> list[dg.AssetSpec]:
     order = list(Asset)
     return [
         dg.AssetSpec(
             asset.value,
-            deps=[order[order.index(asset) - 1].value] if asset is not order[0] else [],
+            deps=[order[position - 1].value] if position else [],
             description=DESCRIPTIONS[asset],
             group_name="ingestion",
-            kinds={"postgres"} if asset is not Asset.RAW_UPLOAD else {"s3"},
+            kinds={"s3"} if asset is Asset.RAW_UPLOAD else {"postgres"},
             skippable=True,
             partitions_def=DOCUMENTS,
         )
-        for asset in assets
+        for position, asset in enumerate(order)
     ]
 
 
-def _checks(assets: Sequence[Asset]) -> list[dg.AssetCheckSpec]:
-    return [
-        dg.AssetCheckSpec(name, asset=asset.value, description=description, blocking=True, partitions_def=DOCUMENTS)
-        for asset in assets
-        for name, description in CHECKS[asset].items()
-    ]
-
-
-SUBMITTING = (Asset.RAW_UPLOAD,)
-PROCESSING = (Asset.PARSED, Asset.CHUNKS, Asset.EMBEDDINGS, Asset.FINALIZED)
-
-
-@dg.multi_asset(
-    name="submit_documents",
-    specs=_specs(SUBMITTING),
-    check_specs=_checks(SUBMITTING),
-    can_subset=True,
-    backfill_policy=SELECTED_BACKFILL,
-)
-def submit_step(
-    context: dg.AssetExecutionContext, config: BatchConfig, services: dg.ResourceParam[Services]
-) -> Iterator[PartitionEvent]:
-    """Verify each uploaded file and submit it to the parser."""
-    yield from _run(context, config, services, submit_documents)
+def _checks() -> list[dg.AssetCheckSpec]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # checks of partitions are a preview; a test watches them
+        return [
+            dg.AssetCheckSpec(name, asset=asset.value, description=description, blocking=True, partitions_def=DOCUMENTS)
+            for asset in Asset
+            for name, description in CHECKS[asset].items()
+        ]
 
 
 @dg.multi_asset(
-    name="process_documents",
-    specs=_specs(PROCESSING),
-    check_specs=_checks(PROCESSING),
-    can_subset=True,
-    backfill_policy=SELECTED_BACKFILL,
+    name="ingest_documents", specs=_specs(), check_specs=_checks(), can_subset=True, backfill_policy=SELECTED_BACKFILL
 )
-def process_step(
+def ingest_step(
     context: dg.AssetExecutionContext, config: BatchConfig, services: dg.ResourceParam[Services]
 ) -> Iterator[PartitionEvent]:
-    """Take each parsed document to the end."""
-    yield from _run(context, config, services, process_documents)
-
-
-def _run(
-    context: dg.AssetExecutionContext,
-    config: BatchConfig,
-    services: Services,
-    work: Callable[[Sequence[Document], str, Services], Iterator[StageReport]],
-) -> Iterator[PartitionEvent]:
+    """Take the documents of a batch, or of the run's partitions, as far as they go."""
     claim = config.batch_id or context.run.run_id
     failed: list[StageReport] = []
     with kept_alive(services.documents, claim, services.limits.claim_seconds):
         documents = _claimed(context, config, services, claim)
         told: list[UUID] = []
-        for report in work(documents, claim, services):
+        for report in advance_documents(documents, claim, services):
             yield from partition_events(report)
             if report.verdict is Verdict.FAILED:
                 plan_partition(context, report)
                 failed.append(report)
-            if report.verdict is Verdict.FAILED or (report.asset, report.verdict) == (Asset.FINALIZED, Verdict.DONE):
+            if report.is_last:
                 told.append(report.document_id)
             if len(told) == RELEASE_EVERY:
                 services.documents.release_claim(claim, told)

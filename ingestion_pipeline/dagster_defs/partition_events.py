@@ -13,7 +13,7 @@ from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, 
 from ingestion_pipeline.pipeline.report import StageReport, Verdict
 from ingestion_pipeline.remedies import remedy_for
 
-type PartitionEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
+PartitionEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
 
 
 def partition_events(report: StageReport) -> Iterator[PartitionEvent]:

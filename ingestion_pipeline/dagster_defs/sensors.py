@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import dagster as dg
 
-from ingestion_pipeline.dagster_defs.assets import DOCUMENTS
+from ingestion_pipeline.dagster_defs.assets import DOCUMENTS, ingest_step
 from ingestion_pipeline.dagster_defs.jobs import process_job, submit_job
 from ingestion_pipeline.domain import Lane
 from ingestion_pipeline.errors import DatabaseUnavailableError
@@ -13,7 +13,6 @@ from ingestion_pipeline.pipeline.reconcile import reconcile
 from ingestion_pipeline.pipeline.services import Services
 
 MAX_ACTIVE_BATCHES = 4
-STEP_OF_LANE = {Lane.SUBMIT: "submit_documents", Lane.PROCESS: "process_documents"}
 
 
 @dg.sensor(job=submit_job, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -42,7 +41,7 @@ def reconcile_sensor(
         if result.untold:
             batch_id = uuid4()
             held = services.documents.claim_documents(result.untold, str(batch_id))
-            return dg.SensorResult(run_requests=[_run_request(Lane.PROCESS, batch_id, held)])
+            return dg.SensorResult(run_requests=[_run_request(batch_id, held)])
     except DatabaseUnavailableError as error:
         return dg.SkipReason(error.message)
     return dg.SkipReason(
@@ -63,16 +62,16 @@ def _claim_batches(
             if batch is None:
                 break
             context.instance.add_dynamic_partitions(str(DOCUMENTS.name), [str(key) for key in batch.document_ids])
-            requests.append(_run_request(lane, batch.batch_id, batch.document_ids))
+            requests.append(_run_request(batch.batch_id, batch.document_ids))
     except DatabaseUnavailableError as error:
         if not requests:
             return dg.SkipReason(error.message)
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("nothing is due")
 
 
-def _run_request(lane: Lane, batch_id: UUID, document_ids: Sequence[UUID]) -> dg.RunRequest:
+def _run_request(batch_id: UUID, document_ids: Sequence[UUID]) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=str(batch_id),
-        run_config={"ops": {STEP_OF_LANE[lane]: {"config": {"batch_id": str(batch_id)}}}},
+        run_config={"ops": {ingest_step.op.name: {"config": {"batch_id": str(batch_id)}}}},
         tags={"ingest/batch": str(batch_id), "ingest/documents": str(len(document_ids))},
     )

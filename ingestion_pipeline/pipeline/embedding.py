@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from ingestion_pipeline.domain import CheckResult, Document, State
+from ingestion_pipeline.domain import Document, State
 from ingestion_pipeline.errors import RequestRejectedError
 from ingestion_pipeline.pipeline.failures import require_passed, settle
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
-from ingestion_pipeline.ports import PendingText, VectorFacts
-from ingestion_pipeline.stages.embed import plan_batches, validate_vectors
+from ingestion_pipeline.ports import PendingText
+from ingestion_pipeline.stages.embed import check_vectors_complete, plan_batches, validate_vectors
 from ingestion_pipeline.stages.finalize import cost_in_usd
 
 CONCURRENT_REQUESTS = 4
@@ -77,8 +77,7 @@ def _embed_missing(missing: Sequence[PendingText], claim: str, services: Service
             spending.errors.update(dict.fromkeys(_holders(batch, same_content), error))
 
     with ThreadPoolExecutor(CONCURRENT_REQUESTS, thread_name_prefix="embed") as pool:
-        batches = plan_batches([texts[0] for texts in same_content.values()])
-        for future in as_completed([pool.submit(request, batch) for batch in batches]):
+        for future in as_completed([pool.submit(request, batch) for batch in plan_batches(missing)]):
             future.result()
     return spending
 
@@ -126,28 +125,7 @@ def _conclude(
         "model": services.embedder.model,
         "dimensions": services.embedder.dimensions,
         "tokens": tokens,
-        "cost_usd": cost_in_usd(services.embedder.model, tokens),
+        "cost_usd": cost_in_usd(services.embedder.model, tokens) or 0.0,
         "seconds": round(time.monotonic() - started, 3),
     }
     return StageReport(document.document_id, Asset.EMBEDDINGS, Verdict.DONE, metadata, (check,))
-
-
-def check_vectors_complete(facts: VectorFacts, dimensions: int) -> CheckResult:
-    """Blocking check: each chunk has one vector of its own text, of unit length and of the right dimension."""
-    problems = []
-    if facts.chunks == 0:
-        problems.append("there are no chunks")
-    if facts.vectors != facts.chunks:
-        problems.append(f"{facts.chunks - facts.vectors} of {facts.chunks} chunks have no vector")
-    if facts.foreign_vectors:
-        problems.append(f"{facts.foreign_vectors} vectors are of another text")
-    if facts.abnormal_vectors:
-        problems.append(f"{facts.abnormal_vectors} vectors are not of unit length")
-    if facts.vectors and (facts.least_dimensions, facts.most_dimensions) != (dimensions, dimensions):
-        problems.append(f"dimensions are {facts.least_dimensions} to {facts.most_dimensions}, not {dimensions}")
-    return CheckResult(
-        name="vectors_are_complete",
-        passed=not problems,
-        message="; ".join(problems) or "every chunk has its vector",
-        facts={"chunks": facts.chunks, "vectors": facts.vectors},
-    )

@@ -14,18 +14,20 @@ from ingestion_pipeline.pipeline.promoting import promote
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 
-STAGE_ORDER = (Asset.PARSED, Asset.CHUNKS, Asset.EMBEDDINGS, Asset.FINALIZED)
+STAGE_ORDER = tuple(Asset)
 # Which assets of a document are durable in a state.
 DURABLE: dict[State, tuple[Asset, ...]] = {
-    State.PARSE_VALIDATED: STAGE_ORDER[:1],
-    State.CHUNKS_STORED: STAGE_ORDER[:2],
-    State.EMBEDDING_IN_PROGRESS: STAGE_ORDER[:2],
-    State.EMBEDDINGS_STORED: STAGE_ORDER[:3],
+    State.PARSE_QUEUED: STAGE_ORDER[:1],
+    State.PARSED: STAGE_ORDER[:1],
+    State.PARSE_VALIDATED: STAGE_ORDER[:2],
+    State.CHUNKS_STORED: STAGE_ORDER[:3],
+    State.EMBEDDING_IN_PROGRESS: STAGE_ORDER[:3],
+    State.EMBEDDINGS_STORED: STAGE_ORDER[:4],
     State.COMPLETE: STAGE_ORDER,
-    State.FAILED_CHUNKING: STAGE_ORDER[:1],
-    State.FAILED_EMBEDDING: STAGE_ORDER[:2],
+    State.FAILED_CHUNKING: STAGE_ORDER[:2],
+    State.FAILED_EMBEDDING: STAGE_ORDER[:3],
 }
-type Work = Callable[[Document, str, Services], StageReport]
+Work = Callable[[Document, str, Services], StageReport]
 
 
 def process_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:

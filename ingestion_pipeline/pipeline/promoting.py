@@ -7,6 +7,7 @@ from ingestion_pipeline.pipeline.failures import require_passed
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import PromotionFacts
+from ingestion_pipeline.stages.finalize import check_promotion
 
 
 def promote(document: Document, claim: str, services: Services) -> StageReport:
@@ -30,20 +31,3 @@ def promote(document: Document, claim: str, services: Services) -> StageReport:
         "seconds": round(time.monotonic() - started, 3),
     }
     return StageReport(document.document_id, Asset.FINALIZED, Verdict.DONE, metadata, (check,))
-
-
-def check_promotion(facts: PromotionFacts, expected_chunks: int) -> CheckResult:
-    """Blocking check: what is served equals what was buffered, and is as much as chunking counted."""
-    problems = []
-    if facts.served_chunks != expected_chunks:
-        problems.append(f"{facts.served_chunks} chunks are served, {expected_chunks} were cut")
-    if facts.buffered_chunks != facts.served_chunks:
-        problems.append(f"{facts.buffered_chunks} chunks were buffered, {facts.served_chunks} are served")
-    if facts.buffered_sha256 is None or facts.buffered_sha256 != facts.served_sha256:
-        problems.append("the fingerprints of buffered and served rows differ")
-    return CheckResult(
-        name="served_equals_buffered",
-        passed=not problems,
-        message="; ".join(problems) or "what is served equals what was buffered",
-        facts={"chunks": facts.served_chunks},
-    )

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from ingestion_pipeline.domain import CheckResult, Failure
 
-type Metadata = dict[str, int | float | str]
+Metadata = dict[str, int | float | str]
 
 
 class Asset(StrEnum):
@@ -38,3 +38,8 @@ class StageReport:
     checks: tuple[CheckResult, ...] = ()
     failure: Failure | None = None
     preview: str | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing more happens to the document."""
+        return self.verdict is Verdict.FAILED or (self.asset, self.verdict) == (Asset.FINALIZED, Verdict.DONE)

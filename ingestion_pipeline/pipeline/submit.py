@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from ingestion_pipeline.domain import CheckResult, Document, ParseJob, State
+from ingestion_pipeline.domain import CheckResult, Document, ParseJob
 from ingestion_pipeline.errors import PermanentError
 from ingestion_pipeline.pipeline.failures import settle
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
@@ -22,8 +22,6 @@ def submit_documents(documents: Sequence[Document], claim: str, services: Servic
 
 
 def _submit(document: Document, claim: str, services: Services) -> StageReport:
-    if document.state is not State.UPLOADED:
-        return StageReport(document.document_id, Asset.RAW_UPLOAD, Verdict.DONE, {**_facts(document), "resumed": "yes"})
     started = time.monotonic()
     try:
         verified = _verify(document, services)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ingestion_pipeline.domain import CheckResult
 from ingestion_pipeline.errors import IntegrityError
+from ingestion_pipeline.ports import VectorFacts
 
 REQUEST_INPUTS = 2048
 REQUEST_TOKENS_EACH = 8192
@@ -103,3 +104,23 @@ def validate_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) 
     result = check_vectors(vectors, count, dimensions)
     if not result.passed:
         raise IntegrityError(result.message)
+
+def check_vectors_complete(facts: VectorFacts, dimensions: int) -> CheckResult:
+    """Blocking check: each chunk has one vector of its own text, of unit length and of the right dimension."""
+    problems = []
+    if facts.chunks == 0:
+        problems.append("there are no chunks")
+    if facts.vectors != facts.chunks:
+        problems.append(f"{facts.chunks - facts.vectors} of {facts.chunks} chunks have no vector")
+    if facts.foreign_vectors:
+        problems.append(f"{facts.foreign_vectors} vectors are of another text")
+    if facts.abnormal_vectors:
+        problems.append(f"{facts.abnormal_vectors} vectors are not of unit length")
+    if facts.vectors and (facts.least_dimensions, facts.most_dimensions) != (dimensions, dimensions):
+        problems.append(f"dimensions are {facts.least_dimensions} to {facts.most_dimensions}, not {dimensions}")
+    return CheckResult(
+        name="vectors_are_complete",
+        passed=not problems,
+        message="; ".join(problems) or "every chunk has its vector",
+        facts={"chunks": facts.chunks, "vectors": facts.vectors},
+    )

@@ -63,7 +63,7 @@ def vector_rows(texts: Sequence[PendingText], vectors: NDArray[np.float32], mode
     `vectors` has the shape (texts, dimensions).
     """
     dimensions = vectors.shape[1]
-    halves = np.ascontiguousarray(vectors, dtype=">f2").view(np.uint8).reshape(len(texts), -1)
+    halves = np.ascontiguousarray(vectors, dtype=">f2").view(np.uint8).reshape(len(vectors), 2 * dimensions)
     vector_head = struct.pack(">ihH", 4 + 2 * dimensions, dimensions, 0)
     count = struct.pack(">h", 6)
     model_field = _field(model.encode())
