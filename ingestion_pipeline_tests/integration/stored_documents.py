@@ -34,6 +34,9 @@ MODEL = "text-embedding-3-small"
 DIMENSIONS = 1536
 TEXTS = ("The pump leaks.", "Replace the seal.", "Close the valve.")
 OUTAGE = Failure(code="vendor_unavailable", message="the vendor sleeps", stage="parsed", transient=True)
+WAITING = (  # how many sessions of a database wait for a lock
+    "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+)
 BAD_FILE = Failure(code="invalid_document", message="the file is empty", stage="raw_upload", transient=False)
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 import psycopg2
 import pytest
 from conftest import DatabaseUrls, PostgresServer
-from stored_documents import sql, wait_for
+from stored_documents import WAITING, sql, wait_for
 
 from ingestion_pipeline.adapters.postgres import connection as adapter
 from ingestion_pipeline.adapters.postgres import migrations
@@ -193,8 +193,7 @@ def test_a_second_process_that_makes_our_tables_first_does_no_harm(empty_databas
 
         thread = threading.Thread(target=migrate)
         thread.start()
-        waits = "select count(*) from pg_locks where not granted"
-        wait_for(lambda: sql(empty_database_url, waits) != [(0,)], "the migrator to wait for the other's table")
+        wait_for(lambda: sql(empty_database_url, WAITING) != [(0,)], "the migrator to wait for the other's table")
         other.commit()
         thread.join()
     assert outcome == [True]

@@ -117,4 +117,4 @@ def test_the_list_of_documents_can_be_read_from_its_index_in_order(
     assert "Sort" not in shown
     if before_at:
         assert "Index Cond" in shown
-        assert "ROW(d.created_at, d.document_id) < ROW" in shown.partition("Index Cond")[2].splitlines()[0]
+        assert "ROW(created_at, document_id) < ROW" in shown.partition("Index Cond")[2].splitlines()[0]
