@@ -1,4 +1,4 @@
-"""The store under concurrency: many claimers, webhooks against submits, the order of locks, a pool that is used up."""
+"""The store under concurrency: many claimers, webhooks against submits, the order of locks."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,14 +10,12 @@ from uuid import UUID, uuid4
 import psycopg2
 import pytest
 from conftest import DatabaseUrls
-from stored_documents import MODEL, OWNER, WAITING, Walk, job, register, sql, vectors_for, wait_for
+from stored_documents import MODEL, WAITING, Walk, job, register, sql, vectors_for, wait_for
 
-from ingestion_pipeline.adapters.postgres import connection as adapter
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.queries import queries
-from ingestion_pipeline.domain import Lane, State, chunk_id_for, sha256_of
-from ingestion_pipeline.errors import DatabaseUnavailableError
+from ingestion_pipeline.domain import Lane, State
 
 
 @pytest.fixture
@@ -118,13 +116,48 @@ def test_a_webhook_and_the_answer_to_submitting_never_miss_each_other(
     assert set(results) <= {"applied", "waiting"}
 
 
+RECEIVE = "select upload_pipeline.receive_parse_event('llamaparse', 'event', 'parse.success', %s, 'success')"
+
+
+def test_a_submit_waits_for_a_webhook_of_its_job_that_is_not_committed_yet(
+    database_urls: DatabaseUrls, store: PostgresDocumentStore
+) -> None:
+    (document_id,) = register(database_urls.owner)
+    walk = Walk(store, document_id)
+    walk.take()
+    with closing(psycopg2.connect(database_urls.api)) as api, api.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute(RECEIVE, (f"job-{document_id}",))
+        assert cursor.fetchone() == ("waiting",)
+        submitting = pool.submit(walk.submit)
+        wait_for(lambda: submitting.done() or sql(database_urls.owner, WAITING) != [(0,)], "the submit to wait")
+        api.commit()
+        submitting.result(timeout=20)
+    assert job(database_urls.owner, document_id)["state"] == "parsed"
+
+
+def test_a_webhook_waits_for_a_submit_of_its_job_that_is_not_committed_yet(
+    database_urls: DatabaseUrls, store: PostgresDocumentStore
+) -> None:
+    (document_id,) = register(database_urls.owner)
+    walk = Walk(store, document_id)
+    walk.take()
+    names = {"document_id": document_id, "claim": walk.claim, "parse_job_id": f"job-{document_id}"}
+    with closing(psycopg2.connect(database_urls.worker)) as submit, ThreadPoolExecutor(1) as pool:
+        queries().lock_parse_job(submit, parse_job_id=names["parse_job_id"])
+        assert queries().record_parse_submitted(submit, poll_seconds=60.0, **names) == 1
+        receiving = pool.submit(sql, database_urls.api, RECEIVE, (names["parse_job_id"],))
+        wait_for(lambda: receiving.done() or sql(database_urls.owner, WAITING) != [(0,)], "the webhook to wait")
+        submit.commit()
+        assert receiving.result(timeout=20) == [("applied",)]
+    assert job(database_urls.owner, document_id)["state"] == "parsed"
+
+
 def test_a_webhook_sent_many_times_at_once_is_applied_once(
     database_urls: DatabaseUrls, store: PostgresDocumentStore
 ) -> None:
     (document_id,) = register(database_urls.owner)
     Walk(store, document_id).submit()
-    call = "select upload_pipeline.receive_parse_event('llamaparse', 'event', 'parse.success', %s, 'success')"
-    results = at_once(*[lambda: sql(database_urls.api, call, (f"job-{document_id}",))[0][0]] * 6)
+    results = at_once(*[lambda: sql(database_urls.api, RECEIVE, (f"job-{document_id}",))[0][0]] * 6)
     assert sorted(results) == ["applied", *["duplicate"] * 5]
 
 
@@ -183,112 +216,6 @@ def test_many_runs_chunk_embed_and_promote_their_documents_side_by_side(
     at_once(*[lambda document_id=document_id: Walk(store, document_id).to(State.COMPLETE) for document_id in documents])
     assert sql(owner, "select state, count(*) from upload_pipeline.upload_jobs group by 1") == [("complete", 16)]
     assert sql(owner, "select count(*) from upload_pipeline.document_vectors") == [(48,)]
-
-
-def test_who_finds_every_connection_taken_waits_for_one(database_urls: DatabaseUrls) -> None:
-    database = Database(database_urls.worker, application_name="pool under test", max_connections=2)
-    release = threading.Event()
-    order: list[str] = []
-    both_taken = threading.Barrier(3)
-
-    def hold() -> None:
-        with database.transaction(actor="holder"):
-            both_taken.wait(timeout=20)
-            assert release.wait(timeout=20)
-            order.append("given back")
-
-    def want() -> None:
-        with database.transaction(actor="waiter") as connection, connection.cursor() as cursor:
-            cursor.execute("select 1")
-            order.append("served")
-
-    with ThreadPoolExecutor(3) as pool:
-        holding = [pool.submit(hold) for _ in range(2)]
-        both_taken.wait(timeout=20)
-        wanting = pool.submit(want)
-        with pytest.raises(TimeoutError):
-            wanting.result(timeout=0.3)
-        connections = "select count(*) from pg_stat_activity where application_name = 'pool under test'"
-        assert sql(database_urls.owner, connections) == [(2,)]
-        release.set()
-        for each in (*holding, wanting):
-            each.result(timeout=20)
-    database.close()
-    assert order[0] == "given back"
-    assert order.count("served") == 1
-
-
-def test_who_waits_too_long_for_a_connection_is_told_that_the_database_is_not_available(
-    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(adapter, "POOL_WAIT_SECONDS", 0.2)
-    database = Database(database_urls.worker, application_name="test", max_connections=1)
-    with (
-        database.transaction(actor="holder"),
-        pytest.raises(DatabaseUnavailableError) as caught,
-        database.transaction(actor="waiter"),
-    ):
-        pass
-    assert caught.value.transient
-    with database.transaction(actor="after"):
-        pass
-    database.close()
-
-
-def test_a_transaction_that_fails_leaves_nothing_behind_on_its_connection(database_urls: DatabaseUrls) -> None:
-    register(database_urls.owner)
-    database = Database(database_urls.worker, application_name="test", max_connections=1)
-    with pytest.raises(ZeroDivisionError), database.transaction(actor="bug") as connection:
-        with connection.cursor() as cursor:
-            cursor.execute("update upload_pipeline.documents set filename = 'half done'")
-        _ = 1 / 0
-    with database.transaction(actor="next") as connection, connection.cursor() as cursor:
-        cursor.execute("select filename, current_setting('ingest.actor') from upload_pipeline.documents")
-        assert cursor.fetchall() == [("manual.md", "next")]
-    database.close()
-
-
-def test_a_constraint_violation_is_a_bug_and_no_outage(
-    database_urls: DatabaseUrls, store: PostgresDocumentStore
-) -> None:
-    (document_id,) = register(database_urls.owner)
-    walk = Walk(store, document_id)
-    document = walk.to(State.PARSE_VALIDATED)
-    with (
-        pytest.raises(psycopg2.errors.CheckViolation),
-        store._database.transaction(actor="bug") as connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute(
-            "insert into upload_pipeline.document_chunk_buffer values (%s, %s, %s, 0, 0, 0, 1, 1, '{}', 1, %s, 'x')",
-            (chunk_id_for(document_id, 0), document_id, OWNER, sha256_of("x")),
-        )
-    assert store.load([document_id]) == [document]
-
-
-def test_a_deadlock_is_an_outage_of_the_one_that_loses(database_urls: DatabaseUrls) -> None:
-    register(database_urls.owner, sizes=[1, 1])
-    database = Database(database_urls.worker, application_name="test")
-    first_lock_taken = threading.Barrier(2)
-    update = "update upload_pipeline.documents set filename = %s where document_id = (select document_id " \
-             "from upload_pipeline.documents order by document_id {} limit 1)"  # fmt: skip
-
-    def cross(first: str, second: str) -> str:
-        try:
-            with database.transaction(actor="crossing") as connection, connection.cursor() as cursor:
-                cursor.execute(update.format(first), (first,))
-                first_lock_taken.wait(timeout=20)
-                cursor.execute(update.format(second), (first,))
-        except DatabaseUnavailableError as error:
-            return error.message
-        return "committed"
-
-    outcomes = at_once(lambda: cross("asc", "desc"), lambda: cross("desc", "asc"))
-    assert sorted("deadlock detected" in outcome for outcome in outcomes) == [False, True]
-    assert "committed" in outcomes
-    winner = ("asc", "desc")[outcomes.index("committed")]
-    assert sql(database_urls.owner, "select distinct filename from upload_pipeline.documents") == [(winner,)]
-    database.close()
 
 
 def test_every_event_names_the_actor_of_its_own_transaction(database_urls: DatabaseUrls) -> None:
