@@ -59,7 +59,6 @@ def _specs() -> list[dg.AssetSpec]:
             deps=[order[position - 1].value] if position else [],
             description=DESCRIPTIONS[asset],
             group_name="ingestion",
-            kinds={"s3"} if asset is Asset.RAW_UPLOAD else {"postgres"},
             skippable=True,
             partitions_def=DOCUMENTS,
         )

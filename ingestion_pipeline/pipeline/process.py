@@ -11,8 +11,9 @@ from ingestion_pipeline.pipeline.embedding import embed_documents
 from ingestion_pipeline.pipeline.failures import settle
 from ingestion_pipeline.pipeline.preparing import store_chunks, store_parsed
 from ingestion_pipeline.pipeline.promoting import promote
-from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
+from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
+from ingestion_pipeline.pipeline.submit import upload_facts
 
 STAGE_ORDER = tuple(Asset)
 # Which assets of a document are durable in a state.
@@ -66,9 +67,11 @@ def _each(
 
 
 def _durable(document: Document) -> Iterator[StageReport]:
-    """What an earlier run achieved, told again: it may have died before it could say so."""
+    """What earlier runs achieved, told again with what the row knows: they may have died before they could say so."""
+    facts = {**upload_facts(document), "pages": document.page_count, "chunks": document.chunk_count}
+    known: Metadata = {name: value for name, value in facts.items() if value is not None}
     for asset in DURABLE.get(document.state, ()):
-        yield StageReport(document.document_id, asset, Verdict.DONE, {"resumed": "yes", "filename": document.filename})
+        yield StageReport(document.document_id, asset, Verdict.DONE, known)
     if document.state in DEAD_LETTERS:
         failure = Failure(
             code=document.last_error_code or "internal_error",

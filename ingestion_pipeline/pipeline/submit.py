@@ -35,7 +35,7 @@ def _submit(document: Document, claim: str, services: Services) -> StageReport:
         message="size, SHA-256 and type are those that the API recorded",
         facts={"size_bytes": verified.size_bytes},
     )
-    metadata = {**_facts(document), "parse_job": job.job_id, "seconds": round(time.monotonic() - started, 3)}
+    metadata = {**upload_facts(document), "parse_job": job.job_id, "seconds": round(time.monotonic() - started, 3)}
     return StageReport(document.document_id, Asset.RAW_UPLOAD, Verdict.DONE, metadata, (check,))
 
 
@@ -68,7 +68,8 @@ def _parse_job(document: Document, services: Services) -> ParseJob:
     )
 
 
-def _facts(document: Document) -> Metadata:
+def upload_facts(document: Document) -> Metadata:
+    """What the raw_upload asset shows of a document."""
     return {
         "filename": document.filename,
         "content_type": document.content_type,
