@@ -159,7 +159,6 @@ def test_a_dead_letter_keeps_its_reason_until_it_is_replayed(
     walk.claim = ""
     sql(owner, "update upload_pipeline.upload_jobs set claimed_by = null, claim_expires_at = null")
     if lane is Lane.SUBMIT:
-        sql(owner, "update upload_pipeline.documents set filename = filename")
         assert walk.to(State.COMPLETE).chunk_count == 3
 
 
