@@ -8,7 +8,17 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from ingestion_pipeline.domain import Chunk, Document, Failure, Lane, ParsedPage, ParsedText, ParseJob, ParseOutcome, State
+from ingestion_pipeline.domain import (
+    Chunk,
+    Document,
+    Failure,
+    Lane,
+    ParsedPage,
+    ParsedText,
+    ParseJob,
+    ParseOutcome,
+    State,
+)
 from ingestion_pipeline.errors import IngestionError
 
 

@@ -12,8 +12,8 @@ import dagster as dg
 
 from ingestion_pipeline.dagster_defs.partition_events import PartitionEvent, partition_events, plan_partition
 from ingestion_pipeline.domain import REPLAY_TARGET, Document
-from ingestion_pipeline.pipeline.claims import kept_alive
 from ingestion_pipeline.pipeline.advance import advance_documents
+from ingestion_pipeline.pipeline.claims import kept_alive
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 

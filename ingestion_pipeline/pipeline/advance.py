@@ -2,16 +2,29 @@
 
 from collections.abc import Iterator, Sequence
 
-from ingestion_pipeline.domain import Document, State
-from ingestion_pipeline.pipeline.process import process_documents
+from ingestion_pipeline.domain import SETTLED, Document, State
+from ingestion_pipeline.errors import PermanentError
+from ingestion_pipeline.pipeline.failures import settle
+from ingestion_pipeline.pipeline.process import next_asset, process_documents
 from ingestion_pipeline.pipeline.report import StageReport
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.pipeline.submit import submit_documents
 
 
 def advance_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
-    """Take each document as far as it goes; reports come as assets are done, in the order of the flow for each document."""
-    yield from submit_documents([document for document in documents if document.state is State.UPLOADED], claim, services)
-    yield from process_documents(
-        [document for document in documents if document.state is not State.UPLOADED], claim, services
-    )
+    """Take each document as far as it goes; reports come as assets are done, in the order of the flow for each document.
+
+    A document whose runs died as often as it may be tried is not touched again: it may be what kills them.
+    """
+    before: list[Document] = []
+    behind: list[Document] = []
+    for document in documents:
+        if document.attempt >= services.limits.max_attempts and document.state not in SETTLED:
+            error = PermanentError(f"the runs that had this document died {document.attempt} times", code="worker_lost")
+            yield settle(services, document, claim, next_asset(document.state), error)
+        elif document.state is State.UPLOADED:
+            before.append(document)
+        else:
+            behind.append(document)
+    yield from submit_documents(before, claim, services)
+    yield from process_documents(behind, claim, services)

@@ -14,7 +14,7 @@ from uuid import UUID
 from ingestion_pipeline.domain import Document, State
 from ingestion_pipeline.errors import RequestRejectedError
 from ingestion_pipeline.pipeline.failures import require_passed, settle
-from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
+from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import PendingText
 from ingestion_pipeline.stages.embed import check_vectors_complete, plan_batches, validate_vectors
@@ -117,7 +117,7 @@ def _conclude(
     require_passed([check])
     services.documents.embeddings_stored(document, claim)
     tokens = spending.tokens[document.document_id]
-    metadata = {
+    metadata: Metadata = {
         "filename": document.filename,
         "vectors": facts.vectors,
         "vectors_requested": spending.vectors[document.document_id],

@@ -5,7 +5,7 @@ import time
 from ingestion_pipeline.domain import Document, ParsedText, ParseOutcome
 from ingestion_pipeline.errors import IntegrityError, ParseJobLostError
 from ingestion_pipeline.pipeline.failures import require_passed
-from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
+from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.stages import chunk as chunking
 from ingestion_pipeline.stages import normalise as normalising
@@ -30,7 +30,7 @@ def store_parsed(document: Document, claim: str, services: Services) -> StageRep
     stored = ParsedText(services.objects.get(key).decode(), parsed.page_numbers, parsed.page_starts)
     checks = require_passed(normalising.validate(stored, parsed.sha256))
     services.documents.parsed(document, claim, key, parsed)
-    metadata = {
+    metadata: Metadata = {
         "filename": document.filename,
         "pages": len(parsed.page_numbers),
         "failed_pages": len(parsed.failed_pages),
@@ -50,7 +50,7 @@ def store_chunks(document: Document, claim: str, services: Services) -> StageRep
     checks = require_passed(chunking.validate(parsed, chunks))
     services.documents.chunks_stored(document, claim, chunks)
     tokens = sum(piece.token_count for piece in chunks)
-    metadata = {
+    metadata: Metadata = {
         "filename": document.filename,
         "chunks": len(chunks),
         "tokens": tokens,

@@ -46,6 +46,11 @@ def process_documents(documents: Sequence[Document], claim: str, services: Servi
     yield from _each(Asset.FINALIZED, promote, {State.EMBEDDINGS_STORED}, _again(documents, services), claim, services)
 
 
+def next_asset(state: State) -> Asset:
+    """The asset that a document in this state is on its way to."""
+    return STAGE_ORDER[len(DURABLE.get(state, ()))]
+
+
 def _again(documents: Sequence[Document], services: Services) -> list[Document]:
     """The same documents as they are now: a stage works on what the database says, not on what it said before."""
     return services.documents.load([document.document_id for document in documents])

@@ -4,7 +4,7 @@ import time
 
 from ingestion_pipeline.domain import CheckResult, Document
 from ingestion_pipeline.pipeline.failures import require_passed
-from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
+from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import PromotionFacts
 from ingestion_pipeline.stages.finalize import check_promotion
@@ -22,7 +22,7 @@ def promote(document: Document, claim: str, services: Services) -> StageReport:
 
     services.documents.promote(document, claim, services.embedder.model, accept)
     facts, check = found[0]
-    metadata = {
+    metadata: Metadata = {
         "filename": document.filename,
         "pages": document.page_count or 0,
         "chunks": facts.served_chunks,

@@ -1,5 +1,6 @@
 """What the reconcile sensor does: asks for parse jobs whose webhook never came, returns the documents of dead runs."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -7,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from ingestion_pipeline.domain import SETTLED
-from ingestion_pipeline.errors import IngestionError, ParseJobLostError
+from ingestion_pipeline.errors import ClaimLostError, IngestionError, ParseJobLostError
 from ingestion_pipeline.pipeline.failures import classify
 from ingestion_pipeline.pipeline.report import Asset
 from ingestion_pipeline.pipeline.services import Services
@@ -63,4 +64,5 @@ def _poll(overdue: Sequence[tuple[UUID, str]], services: Services, result: Recon
 
 def _resubmit(document_id: UUID, error: ParseJobLostError, services: Services) -> None:
     for document in services.documents.load([document_id]):
-        services.documents.resubmit(document, None, classify(error, Asset.PARSED.value), delay_seconds=0.0)
+        with contextlib.suppress(ClaimLostError):  # its webhook has come in between after all
+            services.documents.resubmit(document, None, classify(error, Asset.PARSED.value), delay_seconds=0.0)

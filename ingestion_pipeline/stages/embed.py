@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingestion_pipeline.domain import CheckResult
-from ingestion_pipeline.errors import IntegrityError
+from ingestion_pipeline.errors import IntegrityError, VendorUnavailableError
 from ingestion_pipeline.ports import VectorFacts
 
 REQUEST_INPUTS = 2048
@@ -100,10 +100,10 @@ def check_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) -> 
 
 
 def validate_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) -> None:
-    """Raise IntegrityError unless `check_vectors` passes: an answer like that must not be stored."""
+    """Raise VendorUnavailableError `malformed_response` unless `check_vectors` passes: such an answer must not be stored."""
     result = check_vectors(vectors, count, dimensions)
     if not result.passed:
-        raise IntegrityError(result.message)
+        raise VendorUnavailableError(result.message, code="malformed_response")
 
 def check_vectors_complete(facts: VectorFacts, dimensions: int) -> CheckResult:
     """Blocking check: each chunk has one vector of its own text, of unit length and of the right dimension."""

@@ -97,12 +97,16 @@ where j.document_id = held.document_id;
 
 -- name: release_expired_claims
 -- The documents of runs that died go back to the queue; of those that are settled, Dagster may not know yet. A death counts as
--- a failed attempt: the next one looks for what this one may have begun.
+-- a failed attempt: the next one looks for what this one may have begun, and a document that kills its runs waits longer each time.
 update upload_pipeline.upload_jobs as j
 set
     claimed_by = null,
     claim_expires_at = null,
     attempt = case when j.lane is null then j.attempt else j.attempt + 1 end,
+    next_attempt_at = case
+        when j.lane is null then j.next_attempt_at
+        else now() + make_interval(secs => least(300, power(2, least(j.attempt, 10))))
+    end,
     last_error_code = case when j.lane is null then j.last_error_code else 'worker_lost' end,
     last_error_message = case when j.lane is null then j.last_error_message else 'the run that had this document died' end,
     last_error_stage = case when j.lane is null then j.last_error_stage else j.lane end
