@@ -1,0 +1,30 @@
+"""The whole stack, once a session: `ingest up` as a process, for all tests that do not stop it."""
+
+from collections.abc import Iterator
+
+import pytest
+from running_stack import RunningStack
+
+POLL_SECONDS = 2
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Up and ready; parse jobs whose webhook does not come are asked for after POLL_SECONDS."""
+    running = RunningStack(tmp_path_factory.mktemp("stack") / "data", {"INGEST_PARSE_POLL_SECONDS": str(POLL_SECONDS)})
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill_everything()
+
+
+@pytest.fixture
+def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """One that its test starts, and may kill; nothing of it is left afterwards."""
+    running = RunningStack(
+        tmp_path_factory.mktemp("own") / "data", {"INGEST_CLAIM_SECONDS": "5", "INGEST_PARSE_POLL_SECONDS": "2"}
+    )
+    yield running
+    if running.process is not None:
+        running.kill_everything()

@@ -1,0 +1,101 @@
+"""What an operator sees and does in the Dagster UI, by the queries that the UI sends."""
+
+from typing import Any
+
+from running_stack import RunningStack, wait_for
+
+ASSETS = ("raw_upload", "parsed", "chunks", "embeddings", "finalized")
+REPOSITORY = {"repositoryLocationName": "ingestion_pipeline", "repositoryName": "__repository__"}
+PARTITIONS = """
+query Partitions($key: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $key) {
+    ... on AssetNode {
+      assetPartitionStatuses {
+        ... on DefaultPartitionStatuses { materializedPartitions failedPartitions materializingPartitions }
+      }
+    }
+  }
+}"""
+OBSERVATIONS = """
+query Observations($key: AssetKeyInput!, $partitions: [String!]) {
+  assetOrError(assetKey: $key) {
+    ... on Asset {
+      assetObservations(partitions: $partitions, limit: 1) {
+        metadataEntries { label ... on TextMetadataEntry { text } }
+      }
+    }
+  }
+}"""
+BACKFILL = """
+mutation Backfill($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+    ... on UnauthorizedError { message }
+  }
+}"""
+BACKFILL_STATUS = """
+query BackfillStatus($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"""
+
+
+def colours(stack: RunningStack, document_id: str) -> dict[str, str]:
+    """Of each asset what the UI shows of a document: green, red, running or nothing."""
+    return {asset: _colour(_partitions(stack, asset), document_id) for asset in ASSETS}
+
+
+def _partitions(stack: RunningStack, asset: str) -> dict[str, list[str]]:
+    node = stack.graphql(PARTITIONS, key={"path": [asset]})["assetNodeOrError"]
+    statuses: dict[str, list[str]] = node["assetPartitionStatuses"]
+    return statuses
+
+
+def _colour(statuses: dict[str, list[str]], document_id: str) -> str:
+    for name, colour in (
+        ("materializingPartitions", "running"),
+        ("failedPartitions", "red"),
+        ("materializedPartitions", "green"),
+    ):
+        if document_id in statuses[name]:
+            return colour
+    return ""
+
+
+def wait_for_colours(stack: RunningStack, document_id: str, expected: dict[str, str], seconds: float = 30.0) -> None:
+    """Dagster is told right after the state has changed; fails with what it shows instead."""
+    shown: dict[str, str] = {}
+
+    def as_expected() -> bool:
+        shown.update(colours(stack, document_id))
+        return shown == expected
+
+    try:
+        wait_for(as_expected, f"Dagster shows {expected}", seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it shows {shown}") from None
+
+
+def observation(stack: RunningStack, asset: str, document_id: str) -> dict[str, str]:
+    """The text metadata of a document's newest observation."""
+    answer = stack.graphql(OBSERVATIONS, key={"path": [asset]}, partitions=[document_id])
+    found = answer["assetOrError"]["assetObservations"]
+    return {entry["label"]: entry["text"] for entry in found[0]["metadataEntries"] if "text" in entry} if found else {}
+
+
+def backfill(stack: RunningStack, document_ids: list[str]) -> str:
+    """Materialise all assets of some partitions, as the UI does; returns the backfill's id."""
+    params: dict[str, Any] = {
+        "assetSelection": [{"path": [asset]} for asset in ASSETS],
+        "partitionNames": document_ids,
+        "fromFailure": False,
+        "tags": [],
+    }
+    answer = stack.graphql(BACKFILL, params=params)["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    backfill_id: str = answer["backfillId"]
+    return backfill_id
+
+
+def backfill_status(stack: RunningStack, backfill_id: str) -> str:
+    status: str = stack.graphql(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
+    return status

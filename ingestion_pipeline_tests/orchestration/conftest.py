@@ -1,0 +1,29 @@
+"""Fixtures of the Dagster tests: the mocks once a session, a pipeline of its own for each test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mock_services.process import MockServices, start_mock_services
+from orchestration.pipeline_under_test import PipelineUnderTest
+
+if TYPE_CHECKING:
+    from conftest import DatabaseUrls
+
+
+@pytest.fixture(scope="session")
+def mock_services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockServices]:
+    """LlamaParse and OpenAI, as one process."""
+    with start_mock_services(tmp_path_factory.mktemp("mocks"), vectors="instant", webhook_retry_seconds=[]) as running:
+        yield running
+
+
+@pytest.fixture
+def pipeline(mock_services: MockServices, database_urls: "DatabaseUrls", tmp_path: Path) -> Iterator[PipelineUnderTest]:
+    """Definitions, adapters and a Dagster instance over an empty database and mocks that were reset."""
+    for service in ("llamacloud", "openai"):
+        mock_services.control(service, "POST", "reset", {"state": True})
+    with PipelineUnderTest.over(database_urls, tmp_path / "objects", mock_services) as running:
+        yield running
