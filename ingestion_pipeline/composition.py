@@ -1,6 +1,7 @@
 """From settings to adapters: the one place, besides the entry points, that knows which adapter implements a port.
 
-The vendors' SDKs take seconds to import and not every process needs them, so they are imported when they are first needed.
+The vendors' SDKs take seconds to import and not every process needs them, so they are imported when they are first
+needed.
 """
 
 from ingestion_pipeline.adapters.postgres.connection import Database

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise
 from uuid import UUID, uuid5
 
 NAMESPACE = UUID("6f1f3c52-9d0e-5a7b-8c44-1d2f8a90b7e1")
@@ -44,7 +45,7 @@ SETTLED: frozenset[State] = DEAD_LETTERS | {State.COMPLETE, State.CANCELLED}
 # Mirrors upload_pipeline.state_transitions; a test compares the two.
 TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
     [
-        *zip(HAPPY_PATH, HAPPY_PATH[1:], strict=False),
+        *pairwise(HAPPY_PATH),
         # a parse job that the vendor lost is submitted anew
         (State.PARSE_QUEUED, State.UPLOADED),
         (State.PARSED, State.UPLOADED),
@@ -121,7 +122,7 @@ def sha256_of(text: str) -> bytes:
 class Document:
     """A row of upload_pipeline.documents joined with its job, as the workers see it.
 
-    `attempt` counts the failed attempts in the present state; `parse_round` tells one parse job of a document from the next.
+    `attempt` counts the failed attempts in the present state; `parse_round` tells one parse job from the next.
     """
 
     document_id: UUID

@@ -1,7 +1,7 @@
 """Every error that this project raises on purpose.
 
-An error is classified once, where the cause is known (the adapter or the stage), as permanent or transient. Anything that
-is not an IngestionError is a bug: it is reported as `internal_error` and never retried silently.
+An error is classified once, where the cause is known (the adapter or the stage), as permanent or transient. Anything
+that is not an IngestionError is a bug: it is reported as `internal_error` and never retried silently.
 """
 
 from typing import ClassVar
@@ -28,7 +28,10 @@ class PermanentError(IngestionError):
 
 
 class TransientError(IngestionError):
-    """The outside world was not ready; the same call may succeed later. `retry_after_seconds` is the sender's own wish."""
+    """The outside world was not ready; the same call may succeed later.
+
+    `retry_after_seconds` is the sender's own wish.
+    """
 
     code = "transient_error"
     transient = True

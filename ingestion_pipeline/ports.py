@@ -182,8 +182,8 @@ class PromotionFacts:
 class DocumentStore(Protocol):
     """The workers' view of Postgres.
 
-    Each write is one transaction and advances the state with it. A write names its claim and raises ClaimLostError, having
-    changed nothing, if another run has the document; all raise DatabaseUnavailableError.
+    Each write is one transaction and advances the state with it. A write names its claim and raises ClaimLostError,
+    having changed nothing, if another run has the document; all raise DatabaseUnavailableError.
     """
 
     def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
@@ -250,9 +250,7 @@ class DocumentStore(Protocol):
         """Chunks without a vector, by document and position."""
         ...
 
-    def store_vectors(
-        self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str
-    ) -> None:
+    def store_vectors(self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str) -> None:
         """Put vectors into the buffer, `vectors[i]` for `texts[i]`."""
         ...
 

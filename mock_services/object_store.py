@@ -1,4 +1,4 @@
-"""`python -m mock_services.object_store`: a mock of S3 (moto's server) with one bucket, for containers and demonstrations.
+"""`python -m mock_services.object_store`: a mock of S3 (moto's server) with one bucket, for containers.
 
 It keeps objects in memory and accepts any signature: it stands in for a store's calls, not for its safety.
 """

@@ -20,7 +20,7 @@ DEMO_STOPPED_EXIT_STATUS = 130
 
 
 class Demo:
-    """The demo beside the supervisor, which needs this process's main thread: a process of its own, watched by a thread."""
+    """The demo beside the supervisor, which needs the main thread: a process of its own, watched by a thread."""
 
     def __init__(self, supervisor: Supervisor, *, stop_afterwards: bool) -> None:
         self._supervisor = supervisor
@@ -35,7 +35,8 @@ class Demo:
         if self._stop_afterwards:
             self._supervisor.request_stop()
         else:
-            click.echo("The demo is over; everything stays up until Ctrl-C." if self.exit_status == 0 else "The demo failed.")
+            over = "The demo is over; everything stays up until Ctrl-C."
+            click.echo(over if self.exit_status == 0 else "The demo failed.")
 
     def stop(self) -> None:
         """End the demo if it still runs."""
@@ -81,7 +82,7 @@ def _run(settings: Settings, *, demo: bool, exit_after_demo: bool) -> int:
 
 @contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
-    """Raises StartupError if another `ingest up` has this data folder; the lock ends with its process, however that ends."""
+    """Raises StartupError if another `ingest up` has this data folder; the lock ends with its process."""
     data_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(data_dir / "up.lock", timeout=0)
     try:

@@ -1,7 +1,7 @@
 """The five assets, each document a partition, in one step.
 
-One step, though the parser works in between, because Dagster refuses a run without partitions to a step whose inputs are
-partitioned assets of another step. A document's state says which side of the parser it is on.
+One step, though the parser works in between, because Dagster refuses a run without partitions to a step whose inputs
+are partitioned assets of another step. A document's state says which side of the parser it is on.
 """
 
 import warnings
@@ -22,14 +22,16 @@ SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=200)
 RELEASE_EVERY = 20
 
 DESCRIPTIONS = {
-    Asset.RAW_UPLOAD: "The uploaded file, verified against its recorded size, SHA-256 and type, and handed to the parser.",
+    Asset.RAW_UPLOAD: "The uploaded file, verified against its recorded size, hash and type, and handed to the parser.",
     Asset.PARSED: "The parser's Markdown, normalised, in the object store.",
     Asset.CHUNKS: "The text in pieces of about 512 tokens, in the chunk buffer.",
     Asset.EMBEDDINGS: "A vector for every chunk, in the vector buffer.",
     Asset.FINALIZED: "Chunks and vectors where search serves them, promoted in one transaction.",
 }
 CHECKS: dict[Asset, dict[str, str]] = {
-    Asset.RAW_UPLOAD: {"upload_is_intact": "Size, SHA-256 and type of the stored file are those that the API recorded."},
+    Asset.RAW_UPLOAD: {
+        "upload_is_intact": "Size, SHA-256 and type of the stored file are those that the API recorded.",
+    },
     Asset.PARSED: {
         "text_present": "Parsing found text.",
         "text_hash_matches": "The stored text, read back, has its hash.",
@@ -40,7 +42,9 @@ CHECKS: dict[Asset, dict[str, str]] = {
         "chunks_in_order": "The chunks are numbered without gaps, in the order of the text.",
         "chunks_within_token_limit": "No chunk is empty or over the embedder's limit.",
     },
-    Asset.EMBEDDINGS: {"vectors_are_complete": "Every chunk has one vector of its own text, of unit length and right dimension."},
+    Asset.EMBEDDINGS: {
+        "vectors_are_complete": "Every chunk has one vector of its own text, of unit length and right dimension.",
+    },
     Asset.FINALIZED: {"served_equals_buffered": "What search serves equals what was buffered."},
 }
 
@@ -112,16 +116,18 @@ def _claimed(context: dg.AssetExecutionContext, config: BatchConfig, services: S
     """The documents of this run. An operator's run also takes dead letters up again, from their last durable state."""
     if config.batch_id:
         held = services.documents.renew_claim(claim)
-        context.log.info(f"batch {claim}: {len(held)} documents are still claimed for it")
+        context.log.info("batch %s: %d documents are still claimed for it", claim, len(held))
         return services.documents.load(held)
     wanted = [UUID(key) for key in context.partition_keys]
     for document in services.documents.load(wanted):
         if document.state in REPLAY_TARGET:
             state = services.documents.replay(document)
-            context.log.info(f"document {document.document_id} goes back from {document.state} to {state}")
+            context.log.info("document %s goes back from %s to %s", document.document_id, document.state, state)
     held = services.documents.claim_documents(wanted, claim)
     for document_id in set(wanted) - set(held):
-        context.log.warning(f"document {document_id} waits for the parser, or another run has it: it goes on by itself")
+        context.log.warning(
+            "document %s waits for the parser, or another run has it: it goes on by itself", document_id
+        )
     return services.documents.load(held)
 
 

@@ -7,8 +7,8 @@ from ingestion_pipeline.dagster_defs.assets import ingest_step
 # One process a run: a process a step costs seconds and gains nothing here.
 EXECUTOR = dg.in_process_executor
 
-# A run reports the checks of each of its partitions. Dagster would plan each check once more, for the run as a whole, and show
-# an asset as unwell where that one is never evaluated.
+# A run reports the checks of each of its partitions. Dagster would plan each check once more, for the run as a whole,
+# and show an asset as unwell where that one is never evaluated.
 EVERYTHING = dg.AssetSelection.assets(ingest_step).without_checks()
 
 submit_job = dg.define_asset_job(

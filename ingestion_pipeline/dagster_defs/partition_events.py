@@ -1,8 +1,8 @@
 """Dagster events of one document's partition, made from stage reports.
 
-A batch run says of each partition itself what became of it, because Dagster's own results know one partition a run. A failed
-partition is one whose latest event is "planned" in a run that failed, so that is what a failed document gets; the run then
-ends with a Failure. Source: dagster._core.storage.partition_status_cache.
+A batch run says of each partition itself what became of it, because Dagster's own results know one partition a run. A
+failed partition is one whose latest event is "planned" in a run that failed, so that is what a failed document gets;
+the run then ends with a Failure. Source: dagster._core.storage.partition_status_cache.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The whole pipeline on one machine: which services run, in which order, with which settings.
 
-What `ingest up` adds to the settings of production are the embedded PostgreSQL, the mocks of the vendors for which there is
-no key, and keys of its own; each service then reads its settings from the environment, as it would anywhere.
+What `ingest up` adds to the settings of production are the embedded PostgreSQL, the mocks of the vendors for which
+there is no key, and keys of its own; each service then reads its settings from the environment, as it would anywhere.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""Documents through the stages: what a run does with the documents it claimed. Knows ports and stages, no adapter, no Dagster."""
+"""What a run does with the documents it claimed. Knows ports and stages, no adapter, no Dagster."""

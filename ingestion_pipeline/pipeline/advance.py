@@ -12,7 +12,7 @@ from ingestion_pipeline.pipeline.submit import submit_documents
 
 
 def advance_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
-    """Take each document as far as it goes; reports come as assets are done, in the order of the flow for each document.
+    """Take each document as far as it goes; a document's reports come in the order of its flow.
 
     A document whose runs died as often as it may be tried is not touched again: it may be what kills them.
     """

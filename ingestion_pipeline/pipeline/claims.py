@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 @contextmanager
 def kept_alive(documents: DocumentStore, claim: str, claim_seconds: float) -> Iterator[None]:
-    """Renew the claim three times within its life, in a thread, until the block ends; then give back what is left of it.
+    """Renew the claim three times within its life, in a thread, until the block ends; then give back what is left.
 
     A process that dies gives nothing back: its claim expires. A claim that could not be renewed in time is lost, which
     the next write notices.

@@ -1,7 +1,7 @@
 """The embeddings asset of many documents: requests are filled across documents, and each answer is stored at once.
 
-A text that was paid for before (same owner, model and content) is copied inside the database; a text that occurs twice in a
-run is sent once. Only what has no vector yet is sent, so a run that died costs at most the requests in flight.
+A text that was paid for before (same owner, model and content) is copied inside the database; a text that occurs twice
+in a run is sent once. Only what has no vector yet is sent, so a run that died costs at most the requests in flight.
 """
 
 import time

@@ -19,7 +19,6 @@ MAX_MESSAGE_CHARACTERS = 1000
 log = structlog.get_logger(__name__)
 
 
-
 class FailedChecksError(CheckFailedError):
     """Blocking checks of a stage did not pass: the document goes no further. Carries all checks, to be shown."""
 
@@ -34,6 +33,7 @@ def require_passed(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
     if not all(check.passed for check in checks):
         raise FailedChecksError(checks)
     return tuple(checks)
+
 
 def classify(error: Exception, stage: str) -> Failure:
     """An IngestionError as it classified itself; anything else is a bug, permanent, under the code internal_error."""

@@ -43,7 +43,7 @@ def store_parsed(document: Document, claim: str, services: Services) -> StageRep
 
 
 def store_chunks(document: Document, claim: str, services: Services) -> StageReport:
-    """Cut the stored text into chunks, check that they rebuild it, put them into the buffer. Raises CheckFailedError."""
+    """Cut the stored text into chunks, check that they rebuild it, buffer them. Raises CheckFailedError."""
     started = time.monotonic()
     parsed = _stored_text(document, services)
     chunks = chunking.chunk(document.document_id, parsed)
@@ -71,10 +71,12 @@ def _stored_text(document: Document, services: Services) -> ParsedText:
     if document.parsed_key is None or document.parsed_sha256 is None:
         raise IntegrityError("the document has no parsed text")
     parsed = ParsedText(
-        services.objects.get(document.parsed_key).decode(), document.page_numbers, document.page_starts, document.failed_pages
+        services.objects.get(document.parsed_key).decode(),
+        document.page_numbers,
+        document.page_starts,
+        document.failed_pages,
     )
     check = normalising.check_text_hash(parsed, document.parsed_sha256)
     if not check.passed:
         raise IntegrityError(check.message)
     return parsed
-

@@ -32,7 +32,7 @@ Work = Callable[[Document, str, Services], StageReport]
 
 
 def process_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
-    """Take each document as far as it goes; reports come as assets are done, in the order of the flow for each document."""
+    """Take each document as far as it goes; a document's reports come in the order of its flow."""
     for document in documents:
         yield from _durable(document)
     yield from _each(Asset.PARSED, store_parsed, {State.PARSE_QUEUED, State.PARSED}, documents, claim, services)

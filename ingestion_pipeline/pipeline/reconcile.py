@@ -50,7 +50,9 @@ def _poll(overdue: Sequence[tuple[UUID, str]], services: Services, result: Recon
             _resubmit(document_id, error, services)
             result.parse_jobs_lost += 1
         except IngestionError as error:
-            log.warning("parse job could not be asked for", document_id=str(document_id), code=error.code, reason=error.message)
+            log.warning(
+                "parse job could not be asked for", document_id=str(document_id), code=error.code, reason=error.message
+            )
             result.parse_polls_failed += 1
             if error.transient:
                 return

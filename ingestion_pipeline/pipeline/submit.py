@@ -51,7 +51,8 @@ def _verify(document: Document, services: Services) -> VerifiedUpload:
 def _parse_job(document: Document, services: Services) -> ParseJob:
     """The job of an earlier attempt whose answer was lost, or a new one."""
     if document.parse_round > services.limits.max_attempts:
-        raise PermanentError(f"the parser lost {document.parse_round - 1} jobs of this document", code="parse_jobs_lost")
+        lost = document.parse_round - 1
+        raise PermanentError(f"the parser lost {lost} jobs of this document", code="parse_jobs_lost")
     if document.attempt > 0:
         found = services.parser.find(document.document_id, document.parse_round)
         if found is not None:

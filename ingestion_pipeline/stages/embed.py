@@ -100,10 +100,11 @@ def check_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) -> 
 
 
 def validate_vectors(vectors: NDArray[np.float32], count: int, dimensions: int) -> None:
-    """Raise VendorUnavailableError `malformed_response` unless `check_vectors` passes: such an answer must not be stored."""
+    """Raise VendorUnavailableError `malformed_response` unless `check_vectors` passes: they must not be stored."""
     result = check_vectors(vectors, count, dimensions)
     if not result.passed:
         raise VendorUnavailableError(result.message, code="malformed_response")
+
 
 def check_vectors_complete(facts: VectorFacts, dimensions: int) -> CheckResult:
     """Blocking check: each chunk has one vector of its own text, of unit length and of the right dimension."""
