@@ -1,6 +1,6 @@
 """Requests of texts to embed, and the vectors that come back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ingestion_pipeline.domain import sha256_of
-from ingestion_pipeline.errors import IntegrityError
-from ingestion_pipeline.stages.embed import check_vectors, plan_batches, validate_vectors
+from ingestion_pipeline.errors import IntegrityError, VendorUnavailableError
+from ingestion_pipeline.ports import VectorFacts
+from ingestion_pipeline.stages.embed import check_vectors, check_vectors_complete, plan_batches, validate_vectors
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def test_one_bad_number_fails_its_vectors(value: float, fact: str) -> None:
     result = check_vectors(vectors, 5, 8)
     assert not result.passed
     assert result.facts[fact] == 1
-    with pytest.raises(IntegrityError, match="vectors"):
+    with pytest.raises(VendorUnavailableError, match="vectors") as caught:
         validate_vectors(vectors, 5, 8)
+    assert caught.value.code == "malformed_response"
 
 
 def test_zero_and_unscaled_vectors_fail() -> None:
@@ -107,5 +109,44 @@ def test_zero_and_unscaled_vectors_fail() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 8), (6, 8), (5, 7), (5,), (0, 8)])
 def test_vectors_of_another_shape_fail(shape: tuple[int, ...]) -> None:
-    with pytest.raises(IntegrityError, match="shape"):
+    with pytest.raises(VendorUnavailableError, match="shape"):
         validate_vectors(np.ones(shape, np.float32), 5, 8)
+
+
+COMPLETE = VectorFacts(
+    chunks=3,
+    vectors=3,
+    foreign_vectors=0,
+    abnormal_vectors=0,
+    least_dimensions=1536,
+    most_dimensions=1536,
+    tokens=900,
+)
+
+
+def test_a_document_whose_chunks_all_have_their_own_vector_may_go_on() -> None:
+    result = check_vectors_complete(COMPLETE, 1536)
+    assert result.passed
+    assert result.facts == {"chunks": 3, "vectors": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"vectors": 1}, "2 of 3 chunks have no vector"),
+        ({"foreign_vectors": 2}, "2 vectors are of another text"),
+        ({"abnormal_vectors": 1}, "1 vectors are not of unit length"),
+        ({"least_dimensions": 512}, "dimensions are 512 to 1536, not 1536"),
+        ({"most_dimensions": 3072}, "dimensions are 1536 to 3072, not 1536"),
+        ({"foreign_vectors": 1, "vectors": 2}, "1 of 3 chunks have no vector; 1 vectors are of another text"),
+    ],
+)
+def test_vectors_that_are_missing_or_unfit_stop_their_document(changes: dict[str, int], problem: str) -> None:
+    result = check_vectors_complete(replace(COMPLETE, **changes), 1536)
+    assert not result.passed
+    assert result.message == problem
+
+
+def test_a_document_without_chunks_goes_no_further() -> None:
+    nothing = VectorFacts(0, 0, 0, 0, None, None, 0)
+    assert check_vectors_complete(nothing, 1536).message == "there are no chunks"
