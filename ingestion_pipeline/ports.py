@@ -1,6 +1,7 @@
 """What the stages and the pipeline need of the outside world, as Protocols; adapters implement them."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -188,6 +189,10 @@ class DocumentStore(Protocol):
 
     def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
         """Claim what is due in a lane, oldest first, or None if nothing is."""
+        ...
+
+    def announced_work(self, lane: Lane) -> AbstractContextManager[Callable[[float], bool]]:
+        """Listen for work of a lane: the function waits for it, at most so many seconds, and tells whether it came."""
         ...
 
     def active_batches(self, lane: Lane) -> int:

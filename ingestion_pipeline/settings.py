@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     batch_bytes: int = Field(
         default=256 * 1024 * 1024, ge=1, description="most bytes of one run's files, unless it is one file"
     )
+    sensor_wait_seconds: float = Field(
+        default=4.0, ge=0, le=30, description="seconds that a sensor with nothing to do waits for work, 0 to 30"
+    )
     max_attempts: int = Field(
         default=8, ge=1, description="attempts of a stage before a document becomes a dead letter"
     )

@@ -31,6 +31,7 @@ def build_services(settings: Settings) -> Services:
             max_attempts=settings.max_attempts,
             claim_seconds=settings.claim_seconds,
             parse_poll_seconds=settings.parse_poll_seconds,
+            sensor_wait_seconds=settings.sensor_wait_seconds,
         ),
     )
 

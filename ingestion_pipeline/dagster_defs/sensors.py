@@ -27,15 +27,16 @@ def upload_sensor(
 def completion_sensor(
     context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Claims documents that the parser is done with, or that are due again, and asks for a run that takes them to the end."""
+    """Claims documents behind the parser that are due, and asks for a run that takes them to the end."""
     return _claim_batches(context, services, Lane.PROCESS)
 
 
 @dg.sensor(job=process_job, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
 def reconcile_sensor(
-    context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+    context: dg.SensorEvaluationContext,  # noqa: ARG001 - Dagster's signature
+    services: dg.ResourceParam[Services],
 ) -> dg.SensorResult | dg.SkipReason:
-    """Asks for parse jobs whose webhook never came, returns what dead runs held, has Dagster told of what they finished."""
+    """Asks for overdue parse jobs, returns what dead runs held, has Dagster told of what they had finished."""
     try:
         result = reconcile(services)
         if result.untold:
@@ -45,28 +46,37 @@ def reconcile_sensor(
     except DatabaseUnavailableError as error:
         return dg.SkipReason(error.message)
     return dg.SkipReason(
-        f"parse jobs ended {result.parse_jobs_ended}, running {result.parse_jobs_running}, lost {result.parse_jobs_lost}, "
-        f"not answered {result.parse_polls_failed}; claims returned {result.claims_returned}"
+        f"parse jobs ended {result.parse_jobs_ended}, running {result.parse_jobs_running}, "
+        f"lost {result.parse_jobs_lost}, not answered {result.parse_polls_failed}; "
+        f"claims returned {result.claims_returned}"
     )
 
 
 def _claim_batches(
     context: dg.SensorEvaluationContext, services: Services, lane: Lane
 ) -> dg.SensorResult | dg.SkipReason:
+    """Claim what is due; if nothing is, wait a little for it: Dagster's own loop comes round every five seconds."""
     requests: list[dg.RunRequest] = []
     try:
-        for _ in range(MAX_ACTIVE_BATCHES - services.documents.active_batches(lane)):
-            batch = services.documents.claim_batch(
-                lane, max_documents=services.limits.batch_documents, max_bytes=services.limits.batch_bytes
-            )
-            if batch is None:
-                break
-            context.instance.add_dynamic_partitions(str(DOCUMENTS.name), [str(key) for key in batch.document_ids])
-            requests.append(_run_request(batch.batch_id, batch.document_ids))
+        with services.documents.announced_work(lane) as wait:
+            _claim(context, services, lane, requests)
+            if not requests and wait(services.limits.sensor_wait_seconds):
+                _claim(context, services, lane, requests)
     except DatabaseUnavailableError as error:
         if not requests:
             return dg.SkipReason(error.message)
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("nothing is due")
+
+
+def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, requests: list[dg.RunRequest]) -> None:
+    for _ in range(MAX_ACTIVE_BATCHES - services.documents.active_batches(lane)):
+        batch = services.documents.claim_batch(
+            lane, max_documents=services.limits.batch_documents, max_bytes=services.limits.batch_bytes
+        )
+        if batch is None:
+            break
+        context.instance.add_dynamic_partitions(str(DOCUMENTS.name), [str(key) for key in batch.document_ids])
+        requests.append(_run_request(batch.batch_id, batch.document_ids))
 
 
 def _run_request(batch_id: UUID, document_ids: Sequence[UUID]) -> dg.RunRequest:

@@ -16,6 +16,7 @@ class Limits:
     claim_seconds: float
     parse_poll_seconds: float
     concurrency: int = 8
+    sensor_wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

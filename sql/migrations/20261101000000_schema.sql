@@ -238,6 +238,22 @@ for each row execute function upload_pipeline.append_event();
 create trigger append_event after update on upload_pipeline.upload_jobs
 for each row when (old.state <> new.state or new.attempt > old.attempt) execute function upload_pipeline.append_event();
 
+-- Wakes the sensor of a lane at once; it would look by itself a few seconds later.
+create function upload_pipeline.announce_work() returns trigger
+language plpgsql
+as $$
+begin
+    perform pg_notify('ingest_work', new.lane);
+    return null;
+end
+$$;
+
+create trigger announce_upload after insert on upload_pipeline.upload_jobs
+for each row execute function upload_pipeline.announce_work();
+create trigger announce_work after update on upload_pipeline.upload_jobs
+for each row when (new.lane is distinct from old.lane and new.lane is not null and new.claimed_by is null)
+execute function upload_pipeline.announce_work();
+
 -- Batches that the sensors claimed: one run each.
 create table upload_pipeline.ingestion_batches (
     batch_id uuid primary key,

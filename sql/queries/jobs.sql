@@ -266,3 +266,7 @@ where j.document_id = :document_id and j.state = :from_state;
 update upload_pipeline.ingestion_batches as b
 set finished_at = now(), failed_count = :failed_count
 where b.batch_id = :batch_id;
+
+-- name: listen_for_work!
+-- The trigger announce_work sends the lane as payload.
+listen ingest_work;

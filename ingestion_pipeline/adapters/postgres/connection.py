@@ -1,8 +1,11 @@
 """Pooled connections, transactions that know their actor and owner, and the classification of database errors."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from uuid import UUID
 
 import psycopg2
@@ -49,9 +52,10 @@ class Database:
     """A pool of connections of one role, shared by threads; one that finds the pool empty waits its turn."""
 
     def __init__(self, url: str, *, application_name: str, max_connections: int = 10) -> None:
+        self._connect = partial(connect, url, application_name=application_name)
         self._engine = create_engine(
             "postgresql+psycopg2://",
-            creator=lambda: connect(url, application_name=application_name),
+            creator=self._connect,
             pool_size=max_connections,
             max_overflow=0,
             pool_timeout=POOL_WAIT_SECONDS,
@@ -81,6 +85,31 @@ class Database:
                 raise
             finally:
                 pooled.close()  # gives it back; whatever was not committed is rolled back
+
+    @contextmanager
+    def announcements(self) -> Iterator[Callable[[str, float], bool]]:
+        """Hears what the database announces from now on, over a connection of its own.
+
+        Yields a function that waits for a payload, at most so many seconds, and tells whether it came. Where a pooler
+        in between does not pass announcements on, nothing ever comes. Raises DatabaseUnavailableError.
+        """
+        with classified(), closing(self._connect()) as connection:
+            connection.autocommit = True
+            queries().listen_for_work(connection)
+
+            def wait(payload: str, seconds: float) -> bool:
+                deadline = time.monotonic() + seconds
+                while True:
+                    connection.poll()
+                    heard = {notice.payload for notice in connection.notifies}
+                    connection.notifies.clear()
+                    if payload in heard:
+                        return True
+                    remaining = deadline - time.monotonic()
+                    if remaining <= 0 or not select.select([connection], [], [], remaining)[0]:
+                        return False
+
+            yield wait
 
     def close(self) -> None:
         """Close idle connections."""

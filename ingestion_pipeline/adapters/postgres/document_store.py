@@ -54,6 +54,11 @@ class PostgresDocumentStore:
             document_ids = tuple(row["document_id"] for row in rows)
         return Batch(batch_id, document_ids) if document_ids else None
 
+    @contextmanager
+    def announced_work(self, lane: Lane) -> Iterator[Callable[[float], bool]]:
+        with self._database.announcements() as wait:
+            yield lambda seconds: wait(lane.value, seconds)
+
     def active_batches(self, lane: Lane) -> int:
         with self._transaction() as connection:
             return int(self._queries.active_batches(connection, lane=lane.value)["batches"])
