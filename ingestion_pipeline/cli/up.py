@@ -78,6 +78,7 @@ def _run(settings: Settings, *, demo: bool, exit_after_demo: bool) -> int:
         return running.exit_status if exit_after_demo else 0
     finally:
         supervisor.stop()
+        stack.forget_addresses()
 
 
 @contextmanager

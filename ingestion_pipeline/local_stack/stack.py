@@ -81,6 +81,10 @@ class LocalStack:
         )
         return self._services
 
+    def forget_addresses(self) -> None:
+        """Nothing answers at the addresses any more."""
+        (self._data / "stack.json").unlink(missing_ok=True)
+
     def _add_postgres(self, owner_url: str) -> None:
         parts = urlsplit(owner_url)
         self._services.append(
