@@ -70,8 +70,8 @@ def _embed_missing(missing: Sequence[PendingText], claim: str, services: Service
         except RequestRejectedError as error:
             if len(documents) == 1:
                 spending.errors.update(dict.fromkeys(documents, error))
-                return
-            for document_id in documents:  # one document's text must not fail the others
+                batch = _for_others(batch, same_content, spending)
+            for document_id in {text.document_id for text in batch}:  # one document's text must not fail the others
                 request([text for text in batch if text.document_id == document_id])
         except Exception as error:  # noqa: BLE001 - settled for each document by the caller
             spending.errors.update(dict.fromkeys(_holders(batch, same_content), error))
@@ -107,6 +107,17 @@ def _request(
 
 def _holders(batch: Sequence[PendingText], same_content: dict[bytes, list[PendingText]]) -> set[UUID]:
     return {text.document_id for first in batch for text in same_content[first.chunk_sha256]}
+
+
+def _for_others(
+    batch: Sequence[PendingText], same_content: dict[bytes, list[PendingText]], spending: _Spending
+) -> list[PendingText]:
+    """Of the texts of a refused request those that documents without an error have too, each once."""
+    wanted = (
+        [text for text in same_content[first.chunk_sha256] if text.document_id not in spending.errors]
+        for first in batch
+    )
+    return [texts[0] for texts in wanted if texts]
 
 
 def _conclude(

@@ -36,7 +36,9 @@ mutation Backfill($params: LaunchBackfillParams!) {
   }
 }"""
 BACKFILL_STATUS = """
-query BackfillStatus($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"""
+query BackfillStatus($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
+}"""
 
 
 def colours(stack: RunningStack, document_id: str) -> dict[str, str]:

@@ -65,6 +65,7 @@ class PipelineUnderTest:
         )
         with ExitStack() as stack:
             services = build_services(settings)
+            services = replace(services, limits=replace(services.limits, sensor_wait_seconds=0))
             catalogue = PostgresCatalogue(Database(urls.api, application_name="ingest-api-test"))
             stack.callback(catalogue.close)
             instance = stack.enter_context(dg.DagsterInstance.ephemeral())
@@ -121,7 +122,8 @@ class PipelineUnderTest:
     def finish_parsing(self) -> None:
         """Wait for the parser, then say what its webhooks would have said."""
         for row in self.rows(
-            "select parse_job_id from upload_pipeline.upload_jobs where state = 'parse_queued' and parse_outcome is null"
+            "select parse_job_id from upload_pipeline.upload_jobs"
+            " where state = 'parse_queued' and parse_outcome is null"
         ):
             outcome = wait_for(
                 lambda job_id=row["parse_job_id"]: self.services.parser.status(job_id).outcome, "the parser is done"
@@ -238,11 +240,9 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> 
 
 
 def document_text(title: str, paragraphs: int = 3) -> str:
-    """Markdown whose every word run is its own: no two titles share a chunk."""
-    return f"# {title}\n\n" + "\n\n".join(
-        f"Paragraph {number} of {title} says that valve {title}-{number} is to be closed."
-        for number in range(paragraphs)
-    )
+    """Markdown that no other title has a chunk of."""
+    sentences = [f"Paragraph {number} of {title}: valve {title}-{number} is closed." for number in range(paragraphs)]
+    return "\n\n".join([f"# {title}", *sentences])
 
 
 def only(results: Sequence[dg.ExecuteInProcessResult]) -> dg.ExecuteInProcessResult:

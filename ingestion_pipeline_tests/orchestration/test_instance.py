@@ -1,0 +1,72 @@
+"""dagster.yaml and workspace.yaml as Dagster itself loads them, and a batch on the instance that they describe."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.workspace.load import location_origins_from_yaml_paths
+from dagster_postgres import PostgresEventLogStorage
+
+from ingestion_pipeline.local_stack.stack import dagster_environment
+from ingestion_pipeline.pipeline.report import Asset
+from ingestion_pipeline.settings import PROJECT_ROOT
+from orchestration.pipeline_under_test import PipelineUnderTest, document_text
+
+if TYPE_CHECKING:
+    from conftest import DatabaseUrls
+
+
+@pytest.fixture
+def dagster_settings(database_urls: "DatabaseUrls", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment that the two files refer to."""
+    settings = dagster_environment(database_urls.worker, tmp_path, code_server_port=4000)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+@pytest.fixture
+def instance(dagster_settings: dict[str, str]) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance on Postgres, by dagster.yaml."""
+    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as loaded:
+        yield loaded
+
+
+def test_dagster_yaml_puts_events_into_postgres_and_leaves_retries_to_the_pipeline(
+    instance: dg.DagsterInstance, dagster_settings: dict[str, str], tmp_path: Path
+) -> None:
+    assert isinstance(instance.event_log_storage, PostgresEventLogStorage)
+    assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
+    assert not instance.run_retries_enabled
+    assert instance.run_monitoring_enabled
+    assert not instance.telemetry_enabled
+    assert str(tmp_path) in instance.storage_directory()
+
+
+def test_workspace_yaml_names_the_code_server_of_the_environment(dagster_settings: dict[str, str]) -> None:
+    [origin] = location_origins_from_yaml_paths([str(PROJECT_ROOT / "workspace.yaml")])
+    assert origin.location_name == "ingestion_pipeline"
+    assert (origin.host, origin.port) == ("127.0.0.1", 4000)  # type: ignore[attr-defined]
+
+
+def test_a_batch_is_told_on_postgres_as_it_is_in_memory(
+    pipeline: PipelineUnderTest, instance: dg.DagsterInstance, database_urls: "DatabaseUrls"
+) -> None:
+    on_postgres = replace(pipeline, instance=instance)
+    on_postgres.mocks.script("openai", "status", match="refused", times=1, status=400)
+    refused = on_postgres.upload(document_text("refused"))
+    on_postgres.complete()
+    assert on_postgres.colours(refused) == {
+        **dict.fromkeys([asset.value for asset in Asset], "green"),
+        "embeddings": "red",
+        "finalized": "",
+    }
+    assert on_postgres.materialise(refused).success
+    assert set(on_postgres.colours(refused).values()) == {"green"}
+    assert on_postgres.verdicts(Asset.EMBEDDINGS, "vectors_are_complete") == {refused: True}
+    tables = on_postgres.rows("select 1 from information_schema.tables where table_schema = 'dagster'")
+    assert tables, "Dagster's tables are in a schema of their own"

@@ -1,0 +1,120 @@
+"""A failure that may pass: waiting, trying again, giving up, and an operator's replay once its cause is gone."""
+
+import dagster as dg
+
+from ingestion_pipeline.domain import State
+from ingestion_pipeline.pipeline.report import Asset
+from orchestration.faulty_ports import InterruptedStore
+from orchestration.pipeline_under_test import PipelineUnderTest, document_text, failure_of, only
+
+ALL_GREEN = {"green"}
+OUTAGE = {"operation": "create_embeddings", "status": 503, "retry_after": 60}
+
+
+def test_a_transient_failure_waits_without_red_and_is_tried_again(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.mocks.script("openai", "status", times=1, **OUTAGE)
+    submitted, processed = pipeline.complete()
+    assert processed.success
+    job = pipeline.job(document_id)
+    assert (job["attempt"], job["last_error_code"], job["claimed_by"]) == (1, "vendor_unavailable", None)
+    assert pipeline.colours(document_id)["embeddings"] == ""
+    seen = pipeline.observed(Asset.EMBEDDINGS, document_id)
+    assert seen["code"] == "vendor_unavailable"
+    assert seen["retry_in_seconds"] >= 60
+    assert not pipeline.tick("completion_sensor").run_requests  # it is not due yet
+
+    pipeline.due_now()
+    assert only(pipeline.process()).success
+    assert pipeline.job(document_id)["attempt"] == 0
+    assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+
+
+def test_attempts_that_are_used_up_make_a_dead_letter(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.mocks.script("openai", "status", times=None, **OUTAGE)
+    pipeline.complete()
+    attempts = pipeline.services.limits.max_attempts
+    for _ in range(attempts - 2):
+        pipeline.due_now()
+        assert only(pipeline.process()).success
+    pipeline.due_now()
+    last = only(pipeline.process())
+    assert f"given up after {attempts} attempts" in failure_of(last)[1][str(document_id)]
+    assert pipeline.document(document_id).state is State.FAILED_EMBEDDING
+    assert pipeline.colours(document_id)["embeddings"] == "red"
+    pipeline.due_now()
+    assert pipeline.process() == []
+    assert pipeline.calls("openai", "create_embeddings") == attempts
+
+
+def test_a_run_of_one_partition_replays_a_dead_letter_from_its_last_durable_state(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.mocks.script("openai", "status", times=1, status=401)
+    pipeline.complete()
+    assert pipeline.colours(document_id)["embeddings"] == "red"
+    parses = pipeline.calls("llamacloud", "create_parse_job")
+
+    assert pipeline.materialise(document_id).success
+    assert pipeline.document(document_id).state is State.COMPLETE
+    assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+    assert pipeline.calls("llamacloud", "create_parse_job") == parses
+
+
+def test_a_run_of_one_partition_that_fails_again_stays_red(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.mocks.script("openai", "status", times=2, status=401)
+    pipeline.complete()
+    assert not pipeline.materialise(document_id).success
+    assert pipeline.colours(document_id)["embeddings"] == "red"
+    assert pipeline.document(document_id).state is State.FAILED_EMBEDDING
+
+
+def test_a_document_that_could_not_be_parsed_is_parsed_anew_on_replay(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.mocks.script("llamacloud", "job_failure", operation="run_job", times=1, code="PDF_IS_BROKEN")
+    pipeline.complete()
+    assert pipeline.colours(document_id)["parsed"] == "red"
+
+    assert pipeline.materialise(document_id).success  # goes as far as the parser
+    assert pipeline.document(document_id).state is State.PARSE_QUEUED
+    pipeline.finish_parsing()
+    assert only(pipeline.process()).success
+    assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+
+
+def test_a_run_over_complete_documents_tells_again_and_calls_no_vendor(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.complete()
+    pipeline.instance.wipe_assets([dg.AssetKey(asset.value) for asset in Asset])
+    before = [pipeline.mocks.control(service, "GET", "calls")["calls"] for service in ("llamacloud", "openai")]
+
+    assert pipeline.materialise(document_id).success
+    assert all(pipeline.materialised(asset, document_id) for asset in Asset)
+    assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+    after = [pipeline.mocks.control(service, "GET", "calls")["calls"] for service in ("llamacloud", "openai")]
+    assert after == before
+    assert pipeline.job(document_id)["claimed_by"] is None
+
+
+def test_a_document_that_another_run_took_over_is_left_as_it_is(pipeline: PipelineUnderTest) -> None:
+    lost, kept = pipeline.upload(document_text("lost")), pipeline.upload(document_text("kept"))
+    pipeline.submit()
+    pipeline.finish_parsing()
+
+    def taken_over() -> None:
+        pipeline.rows(
+            "update upload_pipeline.upload_jobs set claimed_by = 'another run' where document_id = %s", str(lost)
+        )
+
+    interrupted = InterruptedStore(pipeline.services.documents, "chunks_stored", taken_over)
+    assert only(pipeline.with_services(documents=interrupted).process()).success
+    job = pipeline.job(lost)
+    assert (job["state"], job["claimed_by"], job["attempt"], job["last_error_code"]) == (
+        "parse_validated",
+        "another run",
+        0,
+        None,
+    )
+    assert "red" not in pipeline.colours(lost).values()
+    assert pipeline.document(kept).state is State.COMPLETE
