@@ -88,7 +88,8 @@ REMEDIES: dict[str, str] = {
     "store_full": "Make room in the object store. The pipeline tries again by itself.",
     "store_rejected": "Look at the object store's settings and permissions (INGEST_OBJECT_STORE, INGEST_S3_*).",
     "invalid_object_key": _DEFECT,
-    "worker_lost": "Nothing: another run takes the document up. If it goes on, look at the memory of the machine.",
+    "worker_lost": "Nothing: another run takes the document up. If it became a dead letter, look at the logs of its runs "
+    "and at the memory of the machine, and replay it.",
     "claim_lost": "Nothing: another run has taken the document over.",
     # requests
     "not_authenticated": "Send the header `Authorization: Bearer <key>` with the key of INGEST_API_KEY.",
