@@ -12,6 +12,8 @@ from running_api import RunningApi, execute
 from ingestion_pipeline.domain import Failure, State
 from ingestion_pipeline.remedies import remedy_for
 
+UNKNOWN_DOCUMENT = UUID("7c9e6679-7425-40de-944b-e07fc1f90ae7")
+
 TEXTS = ["the pump leaks. ", "replace the seal. ", "close the valve. "]
 
 
@@ -176,8 +178,8 @@ def test_a_document_that_is_not_there_is_a_404(api: RunningApi, path: str) -> No
         ("/documents?limit=201", "invalid_request"),
         ("/documents?state=nowhere", "invalid_request"),
         ("/documents/not-a-uuid", "invalid_request"),
-        (f"/documents/{uuid4()}/events?after=-1", "invalid_request"),
-        (f"/documents/{uuid4()}/events?after={2**63}", "invalid_request"),
+        (f"/documents/{UNKNOWN_DOCUMENT}/events?after=-1", "invalid_request"),
+        (f"/documents/{UNKNOWN_DOCUMENT}/events?after={2**63}", "invalid_request"),
     ],
 )
 def test_parameters_that_will_not_do_are_refused(api: RunningApi, path: str, code: str) -> None:

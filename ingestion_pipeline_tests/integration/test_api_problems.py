@@ -18,6 +18,8 @@ from ingestion_pipeline.errors import IngestionError
 from ingestion_pipeline.logs import hide_secrets
 from ingestion_pipeline.remedies import REMEDIES, remedy_for
 
+UNKNOWN_DOCUMENT = UUID("7c9e6679-7425-40de-944b-e07fc1f90ae7")
+
 QUERY = "the words of a user"
 
 
@@ -41,7 +43,7 @@ def assert_is_problem(response: Any, status: int, code: str, description: dict[s
         ("GET", "/docs", 404, "no_such_path"),
         ("DELETE", "/documents", 405, "method_not_allowed"),
         ("GET", "/documents?limit=many", 422, "invalid_request"),
-        ("GET", f"/documents/{uuid4()}", 404, "not_found"),
+        ("GET", f"/documents/{UNKNOWN_DOCUMENT}", 404, "not_found"),
     ],
 )
 def test_errors_of_the_framework_are_problems_too(
