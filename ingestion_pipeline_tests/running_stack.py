@@ -9,18 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import psycopg2
 import psycopg2.extras
 import requests
 
+Value = TypeVar("Value")
 INGEST = [sys.executable, "-m", "ingestion_pipeline.cli"]
 SETTLED = {"complete", "failed_parse", "failed_chunking", "failed_embedding", "cancelled"}
 
 
-def wait_for[T](condition: Callable[[], T], what: str, seconds: float = 60.0, poll: float = 0.1) -> T:
+def wait_for(condition: Callable[[], Value], what: str, seconds: float = 60.0, poll: float = 0.1) -> Value:
     """The first true value of `condition`; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -119,6 +120,15 @@ class RunningStack:
         key = (self.data_dir / "keys" / "api_key").read_text()
         headers = {"Authorization": f"Bearer {key}"}
         return requests.request(method, f"{self.addresses['api']}{path}", headers=headers, timeout=60, **options)
+
+    def send_webhook(self, body: bytes, headers: Mapping[str, str]) -> requests.Response:
+        """A request to the parser's webhook, without the stack's key."""
+        return requests.post(
+            f"{self.addresses['api']}/webhooks/llamaparse",
+            data=body,
+            headers={"Content-Type": "application/json", **headers},
+            timeout=60,
+        )
 
     def upload(self, name: str, data: bytes, content_type: str) -> dict[str, Any]:
         """Upload bytes; returns the document."""

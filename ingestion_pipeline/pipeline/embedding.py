@@ -113,11 +113,11 @@ def _for_others(
     batch: Sequence[PendingText], same_content: dict[bytes, list[PendingText]], spending: _Spending
 ) -> list[PendingText]:
     """Of the texts of a refused request those that documents without an error have too, each once."""
-    wanted = (
-        [text for text in same_content[first.chunk_sha256] if text.document_id not in spending.errors]
-        for first in batch
+    innocent = (
+        [text for text in same_content[refused.chunk_sha256] if text.document_id not in spending.errors]
+        for refused in batch
     )
-    return [texts[0] for texts in wanted if texts]
+    return [texts[0] for texts in innocent if texts]
 
 
 def _conclude(

@@ -19,9 +19,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         running.kill_everything()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """One that its test starts, and may kill; nothing of it is left afterwards."""
+    """One that the tests of a module start and kill; nothing of it is left afterwards."""
     running = RunningStack(
         tmp_path_factory.mktemp("own") / "data", {"INGEST_CLAIM_SECONDS": "5", "INGEST_PARSE_POLL_SECONDS": "2"}
     )

@@ -35,6 +35,15 @@ mutation Backfill($params: LaunchBackfillParams!) {
     ... on UnauthorizedError { message }
   }
 }"""
+LAUNCH_RUN = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}"""
+RUN_STATUS = "query RunStatus($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 BACKFILL_STATUS = """
 query BackfillStatus($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
@@ -100,4 +109,28 @@ def backfill(stack: RunningStack, document_ids: list[str]) -> str:
 
 def backfill_status(stack: RunningStack, backfill_id: str) -> str:
     status: str = stack.graphql(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
+    return status
+
+
+def materialise(stack: RunningStack, document_id: str) -> str:
+    """Materialise all assets of one partition, as the UI does; returns the run's id."""
+    params = {
+        "mode": "default",
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": document_id}]},
+        "runConfigData": "{}",
+        "selector": {
+            **REPOSITORY,
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": [asset]} for asset in ASSETS],
+            "assetCheckSelection": [],
+        },
+    }
+    answer = stack.graphql(LAUNCH_RUN, params=params)["launchRun"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    run_id: str = answer["run"]["runId"]
+    return run_id
+
+
+def run_status(stack: RunningStack, run_id: str) -> str:
+    status: str = stack.graphql(RUN_STATUS, id=run_id)["runOrError"]["status"]
     return status
