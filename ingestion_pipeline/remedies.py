@@ -88,7 +88,7 @@ REMEDIES: dict[str, str] = {
     "store_full": "Make room in the object store. The pipeline tries again by itself.",
     "store_rejected": "Look at the object store's settings and permissions (INGEST_OBJECT_STORE, INGEST_S3_*).",
     "invalid_object_key": _DEFECT,
-    "worker_lost": "Nothing: another run takes the document up. If it became a dead letter, look at the logs of its runs "
+    "worker_lost": "Nothing: another run takes the document up. If it is a dead letter, look at the logs of its runs "
     "and at the memory of the machine, and replay it.",
     "claim_lost": "Nothing: another run has taken the document over.",
     # requests
