@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
 from uuid import UUID, uuid5
@@ -223,19 +222,6 @@ class CheckResult:
     passed: bool
     message: str
     facts: dict[str, int | float | str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One entry of a document's history."""
-
-    at: datetime
-    actor: str
-    from_state: State | None
-    to_state: State
-    attempt: int
-    error_code: str | None
-    message: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from ingestion_pipeline.domain import (
     Chunk,
     Document,
     Failure,
-    Lane,
     ParsedText,
     ParseOutcome,
     chunk_id_for,
@@ -97,10 +96,6 @@ class Journey:
     def give_up(self, failure: Failure) -> None:
         """Into the dead letter."""
         self._store.dead_letter(self._claimed(), self._claim, failure)
-
-    def claim_next(self) -> bool:
-        """Whether a sensor would take the document up."""
-        return self._store.claim_batch(Lane.SUBMIT, max_documents=1, max_bytes=1) is not None
 
     def _claimed(self) -> Document:
         self._store.claim_documents([self._document_id], self._claim)

@@ -68,11 +68,10 @@ class RunningStack:
         """Every process that works on the data folder: the supervisor, the services, their runs, PostgreSQL."""
         assert self.process is not None
         found: dict[int, psutil.Process] = {}
+        folder = str(self.data_dir)
         for process in psutil.process_iter():
             try:
-                belongs = str(self.data_dir) in " ".join(process.cmdline()) or process.environ().get("INGEST_DATA_DIR") == str(
-                    self.data_dir
-                )
+                belongs = folder in " ".join(process.cmdline()) or process.environ().get("INGEST_DATA_DIR") == folder
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
             if belongs:
@@ -179,7 +178,9 @@ class RunningStack:
         """Rows of the database, as its owner sees them."""
         password = (self.data_dir / "postgres" / "password").read_text().strip()
         port = (self.data_dir / "postgres" / "port").read_text().strip()
-        connection = psycopg2.connect(host="127.0.0.1", port=port, user="ingest_owner", password=password, dbname="postgres")
+        connection = psycopg2.connect(
+            host="127.0.0.1", port=port, user="ingest_owner", password=password, dbname="postgres"
+        )
         try:
             with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 cursor.execute(statement, parameters)
