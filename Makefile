@@ -18,6 +18,7 @@ setup: $(INSTALLED) ## Install everything into .venv
 $(INSTALLED): requirements.lock setup.py pyproject.toml
 	@if [ "$(PYTHON)" = no-python ]; then \
 		echo "Python 3.11, 3.12 or 3.13 with the module venv is needed; name one with PYTHON=..." >&2; exit 1; fi
+	@echo "Installing about 400 MB of packages into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
@@ -48,4 +49,4 @@ lock: ## Resolve the dependencies of setup.py anew
 		setup.py --extra dev --upgrade --output-file requirements.lock
 
 clean: ## Remove the virtual environment, caches and the local data folder
-	rm -rf $(VENV) data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) data logs .logs_queue build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

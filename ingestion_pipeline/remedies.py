@@ -8,10 +8,10 @@ _DEFAULT = (
 )
 _NO_TEXT = (
     "The file holds no text that could be read. Scanned pages need a parse tier that recognises images: "
-    "set INGEST_PARSE_TIER to agentic, or run OCR over the file, and upload it again."
+    "set INGEST_PARSE_TIER to agentic, and replay the document, or run OCR over the file and upload the new one."
 )
 _SMALLER = "Split the file into smaller ones and upload those."
-_LATER = "Nothing: the pipeline tries again by itself. If it goes on, look at the service's own status page."
+_LATER = "The pipeline tries again by itself. If it gave up, replay the document once the service is back."
 _WAIT = "Try again in a few seconds. If it goes on, look at /readyz and at the logs of the service that it names."
 _MULTIPART = "Send multipart/form-data with exactly one part, named `file`, that has a file name."
 _RESUBMIT = "Nothing: the pipeline submits the document anew by itself."

@@ -133,7 +133,7 @@ class Settings(BaseSettings):
         default=4.0, ge=0, le=30, description="seconds that a sensor with nothing to do waits for work, 0 to 30"
     )
     max_attempts: int = Field(
-        default=8, ge=1, description="attempts of a stage before a document becomes a dead letter"
+        default=20, ge=1, description="attempts of a stage before a document becomes a dead letter"
     )
     claim_seconds: float = Field(
         default=60.0, ge=5, description="seconds after which a silent worker loses its documents"

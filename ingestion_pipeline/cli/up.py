@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from filelock import FileLock, Timeout
 
-from ingestion_pipeline.errors import StartupError
+from ingestion_pipeline.errors import ConfigurationError, StartupError
 from ingestion_pipeline.local_stack.stack import LocalStack, embedded_postgres
 from ingestion_pipeline.local_stack.supervisor import Supervisor
 from ingestion_pipeline.settings import Settings, load_settings
@@ -84,7 +84,11 @@ def _run(settings: Settings, *, demo: bool, exit_after_demo: bool) -> int:
 @contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
     """Raises StartupError if another `ingest up` has this data folder; the lock ends with its process."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        (data_dir / "up.lock").touch()
+    except OSError as error:
+        raise ConfigurationError(f"INGEST_DATA_DIR: {data_dir} can't be used: {error.strerror}") from None
     lock = FileLock(data_dir / "up.lock", timeout=0)
     try:
         lock.acquire()

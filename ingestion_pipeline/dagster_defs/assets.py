@@ -133,4 +133,5 @@ def _claimed(context: dg.AssetExecutionContext, config: BatchConfig, services: S
 
 def _reason(report: StageReport) -> str:
     assert report.failure is not None
-    return f"{report.asset.value}: {report.failure.code}: {report.failure.message}"
+    filename = report.metadata.get("filename", "")
+    return f"{filename}: {report.asset.value}: {report.failure.code}: {report.failure.message}"

@@ -98,11 +98,12 @@ class LocalStack:
         )
         shown = urlunsplit(parts._replace(netloc=f"{parts.hostname}:{parts.port}"))
         self.addresses.append(
-            Address("PostgreSQL", shown, f"embedded; superuser {parts.username}, password in data/postgres")
+            Address("PostgreSQL", shown, f"embedded; {parts.username}, password in {self._data}/postgres/password")
         )
 
     def _object_store(self) -> dict[str, str]:
         if self._settings.object_store != "local":
+            self._settings.require("s3_bucket", "s3_access_key_id", "s3_secret_access_key")
             return {}
         return {"INGEST_OBJECT_STORE_DIR": str(self._settings.object_store_dir or self._data / "objects")}
 
@@ -125,7 +126,9 @@ class LocalStack:
             )
         )
         environment: dict[str, str] = {}
-        if not settings.llama_cloud_api_key:
+        if settings.llama_cloud_api_key:
+            settings.require("webhook_url", "webhook_secret")
+        else:
             base_url = f"http://{LOOPBACK}:{parser_port}"
             environment |= {"INGEST_LLAMA_CLOUD_API_KEY": "llx-mock", "INGEST_LLAMA_CLOUD_BASE_URL": base_url}
             self.addresses.append(
@@ -169,7 +172,8 @@ class LocalStack:
                 after=before,
             )
         )
-        self.addresses.append(Address("API", url, "bearer key in data/keys/api_key; OpenAPI at /openapi.json"))
+        where = "of INGEST_API_KEY" if settings.api_key else f"in {self._data}/keys/api_key"
+        self.addresses.append(Address("API", url, f"bearer key {where}; OpenAPI at /openapi.json"))
         return url
 
     def _add_dagster(self, before: tuple[str, ...], worker: dict[str, str], worker_url: str) -> None:

@@ -113,7 +113,14 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
     if isinstance(decision, GiveUp):
         bound.error("document failed", code=failure.code, reason=failure.message, exc_info=_trace_of_bug(error))
         checks = error.checks if isinstance(error, FailedChecksError) else ()
-        return StageReport(document.document_id, asset, Verdict.FAILED, checks=checks, failure=decision.failure)
+        return StageReport(
+            document.document_id,
+            asset,
+            Verdict.FAILED,
+            {"filename": document.filename},
+            checks=checks,
+            failure=decision.failure,
+        )
     bound.warning("will try again", code=failure.code, reason=failure.message, delay_seconds=decision.delay_seconds)
     return StageReport(
         document.document_id,

@@ -13,7 +13,7 @@ from ingestion_pipeline.pipeline.preparing import store_chunks, store_parsed
 from ingestion_pipeline.pipeline.promoting import promote
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
-from ingestion_pipeline.pipeline.submit import upload_facts
+from ingestion_pipeline.pipeline.submit import upload_check, upload_facts
 
 STAGE_ORDER = tuple(Asset)
 # Which assets of a document are durable in a state.
@@ -73,10 +73,14 @@ def _each(
 
 def _durable(document: Document) -> Iterator[StageReport]:
     """What earlier runs achieved, told again with what the row knows: they may have died before they could say so."""
-    facts = {**upload_facts(document), "pages": document.page_count, "chunks": document.chunk_count}
-    known: Metadata = {name: value for name, value in facts.items() if value is not None}
+    known: Metadata = upload_facts(document)
+    if document.page_count is not None:
+        known |= {"pages": document.page_count}
+    if document.chunk_count is not None:
+        known |= {"chunks": document.chunk_count}
     for asset in DURABLE.get(document.state, ()):
-        yield StageReport(document.document_id, asset, Verdict.DONE, known)
+        checks = (upload_check(document),) if asset is Asset.RAW_UPLOAD else ()
+        yield StageReport(document.document_id, asset, Verdict.DONE, known, checks)
     if document.state in DEAD_LETTERS:
         failure = Failure(
             code=document.last_error_code or "internal_error",
@@ -84,4 +88,5 @@ def _durable(document: Document) -> Iterator[StageReport]:
             stage=document.last_error_stage or Asset.RAW_UPLOAD,
             transient=False,
         )
-        yield StageReport(document.document_id, Asset(failure.stage), Verdict.FAILED, failure=failure)
+        named: Metadata = {"filename": document.filename}
+        yield StageReport(document.document_id, Asset(failure.stage), Verdict.FAILED, named, failure=failure)
