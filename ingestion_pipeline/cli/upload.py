@@ -28,8 +28,15 @@ from ingestion_pipeline.errors import ConfigurationError
     "--timeout", "timeout_seconds", type=click.FloatRange(0, min_open=True), help="Give up after these seconds."
 )
 @click.option("--json", "is_json", is_flag=True, help="Print a JSON array of the files instead of a table.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the table to this CSV file too.")
 def upload(
-    *, paths: tuple[Path, ...], is_waiting: bool, concurrency: int, timeout_seconds: float | None, is_json: bool
+    *,
+    paths: tuple[Path, ...],
+    is_waiting: bool,
+    concurrency: int,
+    timeout_seconds: float | None,
+    is_json: bool,
+    report: Path | None,
 ) -> int:
     """Upload files, and folders with all that is in them except hidden files.
 
@@ -43,11 +50,23 @@ def upload(
     rows = upload_files(
         client, files, concurrency=concurrency, until_settled=is_waiting, timeout_seconds=timeout_seconds
     )
+    if report:
+        write_report(rows, report)
     if is_json:
         click.echo(json.dumps([row.as_json() for row in rows], indent=2))
     else:
         console_for().print(files_table(rows))
     return 0 if all(row.is_complete if is_waiting else row.is_accepted for row in rows) else 1
+
+
+def write_report(rows: Sequence[FileRow], path: Path) -> None:
+    """One line a file, for a spreadsheet. Raises ConfigurationError if the file can't be written."""
+    import pandas
+
+    try:
+        pandas.DataFrame([row.as_json() for row in rows]).to_csv(path, index=False)
+    except OSError as error:
+        raise ConfigurationError(f"The report {path} can't be written: {error.strerror}") from None
 
 
 def collect_files(paths: Sequence[Path]) -> list[Path]:

@@ -22,16 +22,16 @@ log = structlog.get_logger(__name__)
 class FailedChecksError(CheckFailedError):
     """Blocking checks of a stage did not pass: the document goes no further. Carries all checks, to be shown."""
 
-    def __init__(self, checks: Sequence[CheckResult]) -> None:
-        failed = "; ".join(f"{check.name}: {check.message}" for check in checks if not check.passed)
-        super().__init__(failed)
+    def __init__(self, message: str, checks: Sequence[CheckResult] = ()) -> None:
+        super().__init__(message)
         self.checks = tuple(checks)
 
 
 def require_passed(checks: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
     """The checks, if all passed. Raises FailedChecksError."""
-    if not all(check.passed for check in checks):
-        raise FailedChecksError(checks)
+    failed = [f"{check.name}: {check.message}" for check in checks if not check.passed]
+    if failed:
+        raise FailedChecksError("; ".join(failed), checks)
     return tuple(checks)
 
 

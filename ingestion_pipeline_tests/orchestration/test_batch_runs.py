@@ -58,7 +58,7 @@ def test_bad_documents_of_a_batch_fail_at_their_stage_and_the_others_are_complet
         assert set(named) == {str(documents[name]) for name in names}
         assert f"{len(names)} of " in description
     reason = failure_of(processed)[1][str(documents["refused"])]
-    assert reason.startswith("embeddings: request_rejected: OpenAI answers 400")
+    assert "embeddings: request_rejected: OpenAI answers 400" in reason
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_a_settled_document_whose_run_died_untold_is_told_by_another(
     pipeline.expire_claims()
     told = only(pipeline.tick_and_run("reconcile_sensor", "process"))
     if fails:
-        assert failure_of(told)[1] == {str(document_id): "parsed: pdf_is_broken: the PDF is damaged"}
+        assert failure_of(told)[1] == {str(document_id): "notes.md: parsed: pdf_is_broken: the PDF is damaged"}
         assert pipeline.colours(document_id)["parsed"] == "red"
     else:
         assert told.success

