@@ -72,7 +72,7 @@ def test_after_kill_9_of_every_process_nothing_is_lost_or_done_twice(running: Ru
     stack.start()
 
     for document_id in documents:
-        assert stack.settled(document_id)["state"] == "complete"
+        assert stack.settled(document_id, seconds=180)["state"] == "complete"
     served = {row["document_id"]: row for row in stack.rows(CHUNKS)}
     assert set(served) == set(documents)
     for row in served.values():
