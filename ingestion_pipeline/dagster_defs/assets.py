@@ -11,7 +11,7 @@ from uuid import UUID
 import dagster as dg
 
 from ingestion_pipeline.dagster_defs.partition_events import PartitionEvent, partition_events, plan_partition
-from ingestion_pipeline.domain import REPLAY_TARGET, Document
+from ingestion_pipeline.domain import DEAD_LETTERS, Document, State
 from ingestion_pipeline.pipeline.advance import advance_documents
 from ingestion_pipeline.pipeline.claims import kept_alive
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
@@ -119,8 +119,9 @@ def _claimed(context: dg.AssetExecutionContext, config: BatchConfig, services: S
         context.log.info("batch %s: %d documents are still claimed for it", claim, len(held))
         return services.documents.load(held)
     wanted = [UUID(key) for key in context.partition_keys]
+    held = services.documents.claim_documents(wanted, claim)  # first, or a sensor is faster with what is replayed
     for document in services.documents.load(wanted):
-        if document.state in REPLAY_TARGET:
+        if document.state is State.CANCELLED or (document.state in DEAD_LETTERS and document.document_id in held):
             state = services.documents.replay(document)
             context.log.info("document %s goes back from %s to %s", document.document_id, document.state, state)
     held = services.documents.claim_documents(wanted, claim)

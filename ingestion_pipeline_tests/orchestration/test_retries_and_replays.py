@@ -117,3 +117,30 @@ def test_a_document_that_another_run_took_over_is_left_as_it_is(pipeline: Pipeli
     )
     assert "red" not in pipeline.colours(lost).values()
     assert pipeline.document(kept).state is State.COMPLETE
+
+
+def test_a_replayed_document_stays_with_the_run_that_replays_it(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.mocks.script("openai", "status", times=1, status=401)
+    pipeline.complete()
+    taken: list[object] = []
+
+    def sensor_is_fast() -> None:
+        taken.extend(pipeline.tick("completion_sensor").run_requests or [])
+
+    watched = InterruptedStore(pipeline.services.documents, "claim_documents", sensor_is_fast)
+    assert pipeline.with_services(documents=watched).materialise(document_id).success
+    assert taken == []
+    assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+
+
+def test_a_cancelled_document_is_taken_up_again_by_a_run_of_its_partition(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.tick("upload_sensor")
+    pipeline.rows(
+        "update upload_pipeline.upload_jobs set state = 'cancelled', claimed_by = null, claim_expires_at = null"
+    )
+    assert pipeline.materialise(document_id).success
+    pipeline.finish_parsing()
+    pipeline.process()
+    assert set(pipeline.colours(document_id).values()) == ALL_GREEN
