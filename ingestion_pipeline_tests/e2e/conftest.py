@@ -8,7 +8,7 @@ from running_stack import RunningStack
 POLL_SECONDS = 2
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """Up and ready; parse jobs whose webhook does not come are asked for after POLL_SECONDS."""
     running = RunningStack(tmp_path_factory.mktemp("stack") / "data", {"INGEST_PARSE_POLL_SECONDS": str(POLL_SECONDS)})

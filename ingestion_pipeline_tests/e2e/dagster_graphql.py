@@ -44,10 +44,6 @@ mutation Launch($params: ExecutionParams!) {
   }
 }"""
 RUN_STATUS = "query RunStatus($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-BACKFILL_STATUS = """
-query BackfillStatus($id: String!) {
-  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
-}"""
 
 
 def colours(stack: RunningStack, document_id: str) -> dict[str, str]:
@@ -93,8 +89,8 @@ def observation(stack: RunningStack, asset: str, document_id: str) -> dict[str, 
     return {entry["label"]: entry["text"] for entry in found[0]["metadataEntries"] if "text" in entry} if found else {}
 
 
-def backfill(stack: RunningStack, document_ids: list[str]) -> str:
-    """Materialise all assets of some partitions, as the UI does; returns the backfill's id."""
+def backfill(stack: RunningStack, document_ids: list[str]) -> None:
+    """Materialise all assets of some partitions, as the UI does."""
     params: dict[str, Any] = {
         "assetSelection": [{"path": [asset]} for asset in ASSETS],
         "partitionNames": document_ids,
@@ -103,13 +99,6 @@ def backfill(stack: RunningStack, document_ids: list[str]) -> str:
     }
     answer = stack.graphql(BACKFILL, params=params)["launchPartitionBackfill"]
     assert answer["__typename"] == "LaunchBackfillSuccess", answer
-    backfill_id: str = answer["backfillId"]
-    return backfill_id
-
-
-def backfill_status(stack: RunningStack, backfill_id: str) -> str:
-    status: str = stack.graphql(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
-    return status
 
 
 def materialise(stack: RunningStack, document_id: str) -> str:
