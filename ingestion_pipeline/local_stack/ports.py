@@ -3,7 +3,7 @@
 import socket
 
 
-def usable_port(host: str, preferred: int) -> int:
+def usable_port(host: str, preferred: int = 0) -> int:
     """`preferred` if nobody listens there, else a free port of the kernel's choice."""
     for candidate in (preferred, 0):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

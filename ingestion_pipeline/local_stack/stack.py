@@ -112,8 +112,8 @@ class LocalStack:
         settings = self._settings
         if settings.llama_cloud_api_key and settings.openai_api_key:
             return {}
-        parser_port = usable_port(LOOPBACK, 8801)
-        embedder_port = usable_port(LOOPBACK, 8802)
+        parser_port = usable_port(LOOPBACK)
+        embedder_port = usable_port(LOOPBACK)
         self._services.append(
             Service(
                 name="mocks",
@@ -179,7 +179,7 @@ class LocalStack:
     def _add_dagster(self, before: tuple[str, ...], worker: dict[str, str], worker_url: str) -> None:
         port = usable_port(LOOPBACK, self._settings.dagster_port)
         url = f"http://{LOOPBACK}:{port}"
-        environment = dagster_environment(worker_url, self._data, usable_port(LOOPBACK, 8803))
+        environment = dagster_environment(worker_url, self._data, usable_port(LOOPBACK))
         code_server = environment["INGEST_CODE_SERVER_PORT"]
         workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
         scripts = Path(sys.executable).parent
