@@ -62,6 +62,7 @@ LOCAL = [
 DEV = [
     "pytest>=9,<10",
     "pytest-timeout>=2.4,<3",
+    "pytest-xdist>=3.8,<4",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
     "import-linter>=2.16,<3",
