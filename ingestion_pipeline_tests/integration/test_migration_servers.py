@@ -21,7 +21,6 @@ from ingestion_pipeline.adapters.postgres.migrations import Migrator
 from ingestion_pipeline.errors import ConfigurationError, DatabaseUnavailableError, IngestionError, MigrationError
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
 
-SCHEMA = "20261101000000_schema.sql"
 TRICKY_PASSWORD = "p@ss/w:rd%#?&='\" é"
 MIGRATE = (
     "import sys; from ingestion_pipeline.adapters.postgres.migrations import Migrator; Migrator(sys.argv[1]).migrate()"
@@ -143,13 +142,16 @@ def test_an_owner_who_is_no_superuser_migrates_up_and_down_once_pgvector_is_ther
     sql(postgres_server.url(name), "create extension vector")
     postgres_server._migrated_template()  # the roles exist already, and are not this owner's to alter
     migrator = Migrator(plain_owner)
-    assert migrator.migrate()[0].applied
+    migrations = migrator.migrate()
+    assert all(migration.applied for migration in migrations)
     with closing(psycopg2.connect(postgres_server.urls(name).worker)) as worker, worker.cursor() as cursor:
         cursor.execute("create table dagster.runs (id integer)")
         worker.commit()
-    assert not migrator.rollback()[0].applied
+    for _ in migrations:
+        undone = migrator.rollback()
+    assert not any(migration.applied for migration in undone)
     assert not {table for table in tables(plain_owner) if not table.startswith("public.ingestion_schema")}
-    assert migrator.migrate()[0].applied
+    assert all(migration.applied for migration in migrator.migrate())
 
 
 def test_a_new_server_can_be_migrated_by_plain_owners_of_two_databases_at_once(
