@@ -8,7 +8,7 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 	if $$candidate -c '$(FITS)' >/dev/null 2>&1; then echo $$candidate; exit; fi; done; echo no-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format lock clean
+.PHONY: help setup run demo test bench check format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 14
@@ -33,6 +33,9 @@ demo: $(INSTALLED) ## The same, but stop by itself; the exit status tells whethe
 
 test: $(INSTALLED) ## Run all tests
 	$(BIN)/pytest
+
+bench: $(INSTALLED) ## Measure speed, latency and memory; LONG=1 at the sizes of a release (see docs/performance.md)
+	$(BIN)/python -m ingestion_pipeline_tests.performance $(if $(LONG),--long) $(if $(ONLY),--only $(ONLY))
 
 check: $(INSTALLED) ## Linters, types, import contracts
 	$(BIN)/ruff check .

@@ -65,10 +65,10 @@ class PostgresServer:
             api=self._role_url("ingest_api", database),
         )
 
-    def create_database(self, *, migrated: bool = True) -> DatabaseUrls:
-        """A new database: a copy of one that was migrated once, or one without our schema."""
+    def create_database(self, *, migrated: bool = True, template: str | None = None) -> DatabaseUrls:
+        """A new database: a copy of one that was migrated once, or one without our schema, or a copy of `template`."""
         name = f"ingest_test_{secrets.token_hex(8)}"
-        template = self._migrated_template() if migrated else "template1"
+        template = template or (self._migrated_template() if migrated else "template1")
         self._administer("create database {} template {}", name, template)
         return self.urls(name)
 
