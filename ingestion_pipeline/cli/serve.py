@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 
 import click
 
@@ -21,6 +22,25 @@ def api() -> None:
     from ingestion_pipeline.api.main import serve_api
 
     serve_api(load_settings())
+
+
+@serve.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), required=True)
+def code(host: str, port: int) -> None:
+    """Dagster's code server, with runs that start warm."""
+    from ingestion_pipeline.dagster_defs.warm_code_server import serve_code
+
+    serve_code(host, port)
+
+
+@serve.command()
+@click.option("-w", "--workspace", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+def daemon(workspace: Path) -> None:
+    """Dagster's daemon: sensors, the queue of runs, backfills, monitoring."""
+    from ingestion_pipeline.dagster_defs.prompt_daemon import run_daemon
+
+    run_daemon(workspace)
 
 
 @serve.command()

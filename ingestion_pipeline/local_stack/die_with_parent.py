@@ -19,6 +19,9 @@ def main(arguments: list[str]) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != int(parent):  # it ended before the line above: nobody would tell us any more
         sys.exit(0)
+    # A shell has its background jobs ignore SIGINT. A service that inherits that could not be stopped: Dagster takes
+    # SIGTERM for SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606  the supervisor's list, no shell
 
 

@@ -186,10 +186,7 @@ class LocalStack:
         self._services += [
             Service(
                 name="code-server",
-                command=[
-                    *(str(scripts / "dagster"), "api", "grpc", "--module-name", "ingestion_pipeline.definitions"),
-                    *("--host", LOOPBACK, "--port", code_server),
-                ],
+                command=[*INGEST, "serve", "code", "--host", LOOPBACK, "--port", code_server],
                 environment={**worker, **self._environment, **environment},
                 ready=f"tcp://{LOOPBACK}:{code_server}",
                 after=before,
@@ -205,7 +202,7 @@ class LocalStack:
             ),
             Service(
                 name="daemon",
-                command=[str(scripts / "dagster-daemon"), "run", *workspace],
+                command=[*INGEST, "serve", "daemon", *workspace],
                 environment=environment,
                 ready=lambda: daemons_are_healthy(url),
                 after=("code-server", "webserver"),

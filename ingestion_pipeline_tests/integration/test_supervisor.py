@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from ingestion_pipeline.errors import ConfigurationError, StartupError
+from ingestion_pipeline.local_stack.supervised_child import DIE_WITH_PARENT
 from ingestion_pipeline.local_stack.supervisor import Service, Supervisor
 
 PROJECT = Path(__file__).parents[2]
@@ -415,3 +416,10 @@ def test_a_list_of_services_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         stack.supervisor(*services)
+
+
+def test_a_service_can_be_interrupted_though_its_supervisor_ignores_it(tmp_path: Path) -> None:
+    show = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    command = [sys.executable, str(DIE_WITH_PARENT), str(os.getpid()), sys.executable, "-c", show]
+    background_job = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
+    assert subprocess.run(background_job, capture_output=True, text=True, check=True).stdout == "True\n"

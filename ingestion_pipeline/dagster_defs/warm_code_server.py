@@ -1,0 +1,43 @@
+"""Dagster's code server, whose runs start warm: forked from a process that has imported everything already.
+
+Dagster starts each run in a fresh interpreter, which spends seconds on imports. Only the way in which the run's process
+comes to be is replaced; termination, health checks and crash detection stay Dagster's own.
+"""
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+from typing import Any
+
+from dagster._cli.api import grpc_command
+from dagster._grpc import server
+
+DEFINITIONS = "ingestion_pipeline.definitions"
+# What a run imports sooner or later. Nothing here may start a thread: the process forks.
+PRELOADED = [
+    DEFINITIONS,
+    "dagster._grpc.impl",
+    "dagster_postgres",
+    "ingestion_pipeline.adapters.llamacloud",
+    "ingestion_pipeline.adapters.object_store",
+    "ingestion_pipeline.adapters.openai_embedder",
+    "llama_cloud",
+    "openai",
+]
+
+
+class WarmApiServer(server.DagsterApiServer):
+    """Dagster's servicer, with run processes from the fork server."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._mp_ctx = multiprocessing.get_context("forkserver")  # type: ignore[assignment]  # instead of "spawn"
+
+
+def serve_code(host: str, port: int) -> None:
+    """Serve the definitions over gRPC until a signal ends it."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would be in the process that forks
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+    server.DagsterApiServer = WarmApiServer  # type: ignore[misc]  # the command below looks it up there
+    grpc_command.main(["--module-name", DEFINITIONS, "--host", host, "--port", str(port)], standalone_mode=False)

@@ -1,0 +1,95 @@
+"""What makes Dagster prompt: pooled connections, runs forked from a warm process, a daemon that looks often."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import psutil
+import pytest
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._daemon import sensor
+from sqlalchemy import text
+
+from ingestion_pipeline.dagster_defs import prompt_daemon, warm_code_server
+from ingestion_pipeline.local_stack.ports import usable_port
+from ingestion_pipeline.local_stack.stack import dagster_environment
+from ingestion_pipeline.settings import PROJECT_ROOT
+from orchestration.pipeline_under_test import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import DatabaseUrls
+
+
+@pytest.fixture
+def instance(
+    database_urls: "DatabaseUrls", tmp_path: "Path", monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance on Postgres, by dagster.yaml."""
+    for name, value in dagster_environment(database_urls.worker, tmp_path, code_server_port=4000).items():
+        monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as loaded:
+        yield loaded
+
+
+def backend(storage: Any) -> int:
+    """The server process that answers a storage."""
+    with storage.connect() as connection:
+        return int(connection.execute(text("select pg_backend_pid()")).scalar_one())
+
+
+def test_dagsters_storages_share_connections_and_outlive_their_end(instance: dg.DagsterInstance) -> None:
+    first = backend(instance.run_storage)
+    assert backend(instance.run_storage) == first
+    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as another:
+        assert backend(another.run_storage) == first, "a sensor's tick makes an instance of its own"
+    with instance.run_storage.connect() as killed:  # type: ignore[attr-defined]
+        process = killed.execute(text("select pg_backend_pid()")).scalar_one()
+        with instance.run_storage.connect() as killer:  # type: ignore[attr-defined]
+            killer.execute(text("select pg_terminate_backend(:process)"), {"process": process})
+    assert instance.get_runs_count() == 0
+
+
+def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
+    database_urls: "DatabaseUrls", tmp_path: "Path"
+) -> None:
+    port = usable_port("127.0.0.1")
+    command = [sys.executable, "-m", "ingestion_pipeline.cli", "serve", "code", "--port", str(port)]
+    environment = {**os.environ, **dagster_environment(database_urls.worker, tmp_path, port)}
+    with subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) as server:
+        try:
+            process = psutil.Process(server.pid)
+            fork_server = wait_for(
+                lambda: next(
+                    (child for child in process.children() if "forkserver" in " ".join(child.cmdline())), None
+                ),
+                "a fork server",
+            )
+            wait_for(
+                lambda: any("psycopg2" in mapped.path for mapped in fork_server.memory_maps()),
+                "imports in the fork server",
+            )
+            assert fork_server.num_threads() == 1, "a process with threads is not safe to fork"
+        finally:
+            server.terminate()
+
+
+def test_dagster_is_built_as_the_replacements_assume(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(sensor, "MIN_INTERVAL_LOOP_TIME", 5)
+    monkeypatch.setattr(QueuedRunCoordinator, "dequeue_interval_seconds", QueuedRunCoordinator.dequeue_interval_seconds)
+    monkeypatch.setattr(prompt_daemon.run_command, "main", lambda arguments, **_: told.append(arguments))
+    prompt_daemon.run_daemon(PROJECT_ROOT / "workspace.yaml")
+    assert told == [["--workspace", str(PROJECT_ROOT / "workspace.yaml")]]
+    assert QueuedRunCoordinator(dequeue_interval_seconds=9).dequeue_interval_seconds == prompt_daemon.ROUND_SECONDS
+    assert prompt_daemon.ROUND_SECONDS == sensor.MIN_INTERVAL_LOOP_TIME
+
+    servicer = warm_code_server.WarmApiServer(threading.Event(), dg.get_dagster_logger(), None)  # type: ignore[arg-type]
+    assert servicer._mp_ctx is multiprocessing.get_context("forkserver")
+    assert warm_code_server.server.DagsterApiServer.__init__.__code__.co_names.count("_mp_ctx") == 1
