@@ -346,3 +346,18 @@ def test_processing_a_complete_document_anew_serves_the_new_chunks_alone(
     ]
     expected = np.array([vectors_for(1, seed=9)[0], vectors_for(3, seed=1)[1]])
     assert sorted_rows(stored_halves(owner, "document_vectors", document_id)) == sorted_rows(expected)
+
+
+def test_vectors_that_another_model_made_of_an_earlier_text_are_not_served_with_the_new_one(
+    owner: str, store: PostgresDocumentStore
+) -> None:
+    document_id = complete(owner, store, TEXTS, OWNER, OTHER_MODEL, seed=1)
+    sql(owner, "set session_replication_role = replica; update upload_pipeline.upload_jobs set state = 'uploaded'")
+    walk = Walk(store, document_id, ["Rewritten.", *TEXTS[1:]])
+    walk.claim = str(sql(owner, "select claimed_by from upload_pipeline.upload_jobs")[0][0])
+    walk.to(State.EMBEDDINGS_STORED)
+    store.promote(walk.document(), walk.claim, MODEL, accept_all)
+    served = "select c.ordinal, v.model from upload_pipeline.document_vectors as v join upload_pipeline.document_chunks"
+    assert sql(owner, f"{served} as c on c.chunk_id = v.chunk_id order by c.ordinal, v.model") == [
+        (0, MODEL), (1, OTHER_MODEL), (1, MODEL), (2, OTHER_MODEL), (2, MODEL),
+    ]  # fmt: skip

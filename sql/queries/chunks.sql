@@ -111,7 +111,17 @@ set
     chunk_sha256 = excluded.chunk_sha256, text = excluded.text;
 
 -- name: promote_vectors!
--- Likewise the vectors.
+-- Likewise the vectors. Those that another model made of the chunk's earlier text go.
+with outdated as (
+    delete from upload_pipeline.document_vectors as o
+    using upload_pipeline.document_vector_buffer as b
+    where
+        b.document_id = :document_id
+        and o.chunk_id = b.chunk_id
+        and o.model <> b.model
+        and o.chunk_sha256 <> b.chunk_sha256
+)
+
 insert into upload_pipeline.document_vectors (chunk_id, model, document_id, owner_id, chunk_sha256, embedding)
 select
     v.chunk_id, v.model, v.document_id, v.owner_id, v.chunk_sha256, v.embedding
