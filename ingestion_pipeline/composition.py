@@ -18,6 +18,7 @@ def document_store(settings: Settings) -> DocumentStore:
     database = Database(
         values["worker_database_url"],
         application_name="ingest-worker",
+        setting="INGEST_WORKER_DATABASE_URL",
         max_connections=settings.database_connections,
     )
     return PostgresDocumentStore(database, actor="worker", claim_seconds=settings.claim_seconds)

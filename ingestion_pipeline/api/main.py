@@ -30,7 +30,10 @@ def build_services(settings: Settings) -> ApiServices:
     values = settings.require("api_database_url", "api_key", "webhook_secret", "openai_api_key")
     catalogue = PostgresCatalogue(
         Database(
-            values["api_database_url"], application_name="ingest-api", max_connections=settings.database_connections
+            values["api_database_url"],
+            application_name="ingest-api",
+            setting="INGEST_API_DATABASE_URL",
+            max_connections=settings.database_connections,
         )
     )
 

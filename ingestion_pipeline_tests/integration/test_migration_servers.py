@@ -64,7 +64,7 @@ def test_a_server_without_pgvector_is_refused(empty_database_url: str) -> None:
                        "select * from pg_catalog.pg_available_extensions where name <> 'vector'")  # fmt: skip
         cursor.execute("set search_path = pg_temp, pg_catalog")
         with pytest.raises(ConfigurationError, match=r"INGEST_DATABASE_URL has no pgvector: install the extension"):
-            adapter.check_server(connection)
+            adapter.check_server(connection, "INGEST_DATABASE_URL")
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,15 @@ def connect(url: str, *, application_name: str) -> Connection:
 
 
 class Database:
-    """A pool of connections of one role, shared by threads; one that finds the pool empty waits its turn."""
+    """A pool of connections of one role, shared by threads; one that finds the pool empty waits its turn.
 
-    def __init__(self, url: str, *, application_name: str, max_connections: int = 10) -> None:
+    `setting` is where the URL came from, for the messages of `check`.
+    """
+
+    def __init__(
+        self, url: str, *, application_name: str, setting: str = "INGEST_DATABASE_URL", max_connections: int = 10
+    ) -> None:
+        self._setting = setting
         self._connect = partial(connect, url, application_name=application_name)
         self._engine = create_engine(
             "postgresql+psycopg2://",
@@ -118,21 +124,23 @@ class Database:
     def check(self) -> None:
         """Raise unless the server answers, is recent enough and has pgvector and our schema."""
         with self.transaction(actor="check") as connection:
-            check_server(connection)
+            check_server(connection, self._setting)
             if not queries().schema_exists(connection)["present"]:
-                raise ConfigurationError("the database has no ingestion schema: run `ingest db migrate`")
+                raise ConfigurationError(
+                    f"the database of {self._setting} has no ingestion schema: run `ingest db migrate`"
+                )
 
 
-def check_server(connection: Connection) -> None:
+def check_server(connection: Connection, setting: str) -> None:
     """Raises ConfigurationError unless the server is PostgreSQL 15 or later with pgvector 0.7 or later available."""
     if connection.server_version < MINIMUM_SERVER:
         major = connection.server_version // 10000
-        raise ConfigurationError(f"the server of INGEST_DATABASE_URL is PostgreSQL {major}: it must be 15 or later")
+        raise ConfigurationError(f"the server of {setting} is PostgreSQL {major}: it must be 15 or later")
     found = queries().pgvector_version(connection)
     if found is None:
         raise ConfigurationError(
-            "the server of INGEST_DATABASE_URL has no pgvector: install the extension `vector`, version 0.7 or later"
+            f"the server of {setting} has no pgvector: install the extension `vector`, version 0.7 or later"
         )
     version = found["version"]
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_PGVECTOR:
-        raise ConfigurationError(f"the server of INGEST_DATABASE_URL has pgvector {version}: it must be 0.7 or later")
+        raise ConfigurationError(f"the server of {setting} has pgvector {version}: it must be 0.7 or later")

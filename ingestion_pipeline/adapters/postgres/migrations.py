@@ -90,7 +90,7 @@ class Migrator:
                     # hashed here, so that no log of statements shows it
                     hashed = encrypt_password(password, role, connection)
                     try:
-                        statements[role](connection, password=hashed)
+                        _set_login(statements[role], connection, hashed)
                     except psycopg2.errors.InsufficientPrivilege:
                         raise ConfigurationError(
                             f"the role of INGEST_DATABASE_URL may not set the password of {role}: "
@@ -139,7 +139,7 @@ class Migrator:
         try:
             with classified():
                 connection.autocommit = True
-                check_server(connection)
+                check_server(connection, "INGEST_DATABASE_URL")
                 queries().create_checksums(connection)
                 yield connection
         finally:
@@ -181,6 +181,20 @@ class Migrator:
             migration = finished.stdout.strip().splitlines()[-1:]  # the last one begun: "Applying: <name>"
             reason = " ".join([*migration, finished.stderr.strip()]).replace(url, "<url>")
             raise MigrationError(f"dbmate {command} failed: {reason}")
+
+
+def _set_login(statement: Callable[..., int], connection: Connection, password: str) -> None:
+    """Roles belong to the whole server, and our lock to one database: another one's migrator may alter the same role at
+    this moment. The server then waits for it and refuses ours (tuple concurrently updated), and we do it again."""
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            statement(connection, password=password)
+            return
+        except psycopg2.errors.InternalError_:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 def _dbmate_url(connection: Connection) -> str:
