@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from ingestion_pipeline.domain import ParseOutcome, SearchHit, State
+from ingestion_pipeline.domain import DEAD_LETTERS, ParseOutcome, SearchHit, State
 from ingestion_pipeline.errors import DatabaseUnavailableError
 
 
@@ -56,6 +56,16 @@ class DocumentRecord:
     last_error_message: str | None
     last_error_stage: str | None
 
+    @property
+    def is_retryable(self) -> bool:
+        """Whether it failed for good, was cancelled, or waits for its next attempt."""
+        return self.state in DEAD_LETTERS | {State.CANCELLED} or self.next_attempt_at is not None
+
+    @property
+    def is_cancellable(self) -> bool:
+        """Whether there is work left to stop."""
+        return self.state not in (State.COMPLETE, State.CANCELLED)
+
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
@@ -78,6 +88,18 @@ class Position:
 
     created_at: datetime
     document_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which documents a list has: those to which everything applies that is not None.
+
+    `has_error` selects those whose last attempt failed: dead letters, and what waits for a retry.
+    """
+
+    states: tuple[State, ...] | None = None
+    code: str | None = None
+    has_error: bool | None = None
 
 
 class ParseNotice(Protocol):
@@ -114,9 +136,23 @@ class Catalogue(Protocol):
         ...
 
     def list_documents(
-        self, owner_id: UUID, *, state: State | None, after: Position | None, limit: int
+        self, owner_id: UUID, *, selection: Selection, after: Position | None, limit: int
     ) -> list[DocumentRecord]:
         """Newest first."""
+        ...
+
+    def retry(self, owner_id: UUID, document_id: UUID, *, start_over: bool) -> DocumentRecord:
+        """Take a document up again, from its last durable state or from the beginning; one that waits is due at once.
+
+        Returns the document as it is then. Raises NotFoundError and NotRetryableError.
+        """
+        ...
+
+    def cancel(self, owner_id: UUID, document_id: UUID) -> DocumentRecord:
+        """Stop the work on a document; one that is cancelled stays so.
+
+        Returns the document as it is then. Raises NotFoundError and NotCancellableError.
+        """
         ...
 
     def events(self, owner_id: UUID, document_id: UUID, *, after_event_id: int, limit: int) -> list[EventRecord]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise
 from uuid import UUID, uuid5
@@ -60,19 +61,14 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.FAILED_PARSE, State.UPLOADED),
         (State.FAILED_CHUNKING, State.PARSE_VALIDATED),
         (State.FAILED_EMBEDDING, State.CHUNKS_STORED),
+        *((State.CANCELLED, state) for state in (State.PARSED, State.PARSE_VALIDATED, State.CHUNKS_STORED)),
+        # starting over
+        *((state, State.UPLOADED) for state in (State.FAILED_CHUNKING, State.FAILED_EMBEDDING, State.CANCELLED)),
         # cancelling, from every state in which work is still to be done
         *((state, State.CANCELLED) for state in HAPPY_PATH if state is not State.COMPLETE),
         *((state, State.CANCELLED) for state in DEAD_LETTERS),
-        (State.CANCELLED, State.UPLOADED),
     ]
 )
-
-REPLAY_TARGET: dict[State, State] = {
-    State.FAILED_PARSE: State.UPLOADED,
-    State.FAILED_CHUNKING: State.PARSE_VALIDATED,
-    State.FAILED_EMBEDDING: State.CHUNKS_STORED,
-    State.CANCELLED: State.UPLOADED,
-}
 
 
 def dead_letter_of(state: State) -> State:
@@ -121,7 +117,8 @@ def sha256_of(text: str) -> bytes:
 class Document:
     """A row of upload_pipeline.documents joined with its job, as the workers see it.
 
-    `attempt` counts the failed attempts in the present state; `parse_round` tells one parse job from the next.
+    `attempt` counts the failed attempts in the present state, the first of which was at `failing_since`; `parse_round`
+    tells one parse job from the next.
     """
 
     document_id: UUID
@@ -133,6 +130,7 @@ class Document:
     object_key: str
     state: State
     attempt: int
+    failing_since: datetime | None
     correlation_id: UUID
     parse_round: int
     parse_job_id: str | None

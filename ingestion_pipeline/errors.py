@@ -137,6 +137,18 @@ class NotFoundError(IngestionError):
     code = "not_found"
 
 
+class NotRetryableError(PermanentError):
+    """The document's state leaves nothing to retry."""
+
+    code = "not_retryable"
+
+
+class NotCancellableError(PermanentError):
+    """The document's state leaves nothing to cancel."""
+
+    code = "not_cancellable"
+
+
 class ClaimLostError(IngestionError):
     """Another run has taken the document over: stop, and change nothing."""
 

@@ -145,6 +145,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What still follows from the cancelling of a document.
+
+    If `is_at_parser`, a parse job may be at work: `parse_job_id`, or one of that round which is to be looked for.
+    """
+
+    cancellation_id: int
+    document_id: UUID
+    parse_round: int
+    parse_job_id: str | None
+    is_at_parser: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PendingText:
     """A chunk that has no vector yet."""
 
@@ -285,4 +299,12 @@ class DocumentStore(Protocol):
 
     def replay(self, document: Document) -> State:
         """From a dead letter back to the last state whose writes are durable; returns that state."""
+        ...
+
+    def due_cancellations(self, *, max_documents: int, again_seconds: float) -> list[Cancellation]:
+        """Cancelled documents of which something still follows; those not settled come again in `again_seconds`."""
+        ...
+
+    def settle_cancellation(self, cancellation: Cancellation) -> None:
+        """Nothing more follows from it."""
         ...

@@ -51,7 +51,7 @@ REMEDIES: dict[str, str] = {
     "too_many_pages": _SMALLER,
     "timeout": "The pipeline tries again by itself. If it gives up, split the file into smaller ones.",
     "parse_failed": "Replay the document. If it fails again, open the file and save it anew, and upload the new one.",
-    "parse_cancelled": "Replay the document if it is still wanted.",
+    "parse_cancelled": "Retry the document if it is still wanted.",
     "parse_job_lost": _RESUBMIT,
     "parse_jobs_lost": "Look at the parser's status page and retention; then replay the document.",
     # outside services
@@ -94,6 +94,9 @@ REMEDIES: dict[str, str] = {
     # requests
     "not_authenticated": "Send the header `Authorization: Bearer <key>` with the key of INGEST_API_KEY.",
     "not_found": "Look at the id: the document does not exist, or it belongs to another owner.",
+    "not_retryable": "Look at the document's state: what failed, was cancelled or waits for a retry can be retried. "
+    "To start over with a document that is at work, cancel it first.",
+    "not_cancellable": "Nothing: the document is complete, and search finds it.",
     "no_such_path": "Look at /openapi.json for the paths that exist.",
     "method_not_allowed": "Use one of the methods of the Allow header.",
     "invalid_request": "Correct the parameters that `errors` names.",

@@ -135,6 +135,12 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=20, ge=1, description="attempts of a stage before a document becomes a dead letter"
     )
+    max_retry_seconds: float = Field(
+        default=24 * 3600.0,
+        gt=0,
+        description="seconds after the first failure of a stage in which it is tried again; then, at the latest, the "
+        "document becomes a dead letter",
+    )
     claim_seconds: float = Field(
         default=60.0, ge=5, description="seconds after which a silent worker loses its documents"
     )

@@ -1,4 +1,4 @@
-"""The endpoints of documents: upload, list, look, history."""
+"""The endpoints of documents: upload, list, look, history, retry, cancel."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,7 +12,7 @@ from ingestion_pipeline.api.multipart import FRAMING_BYTES, FileForm, body_block
 from ingestion_pipeline.api.openapi import problems
 from ingestion_pipeline.api.schemas import Document, DocumentPage, DocumentWithHistory, Event, EventPage, Summary
 from ingestion_pipeline.api.services import CurrentServices
-from ingestion_pipeline.catalogue import Position
+from ingestion_pipeline.catalogue import Position, Selection
 from ingestion_pipeline.domain import State
 from ingestion_pipeline.errors import TooLargeError
 from ingestion_pipeline.stages import file_types
@@ -50,7 +50,11 @@ LOCATION = {"Location": {"description": "The document's address.", "schema": {"t
     status_code=201,
     response_description="A new document, in the queue.",
     responses={
-        200: {"model": Document, "description": "This owner has uploaded the same bytes before.", "headers": LOCATION},
+        200: {
+            "model": Document,
+            "description": "This owner has uploaded the same bytes before; if that failed, see `retry_path`.",
+            "headers": LOCATION,
+        },
         201: {"headers": LOCATION},
         **problems(400, 401, 408, 413, 415, 422, 503),
     },
@@ -79,13 +83,22 @@ async def upload_document(
 def list_documents(
     principal: CurrentPrincipal,
     services: CurrentServices,
-    state: Annotated[State | None, Query(description="Only documents in this state.")] = None,
+    state: Annotated[
+        list[State] | None,
+        Query(description="Only documents in this state, or in one of these: give it several times."),
+    ] = None,
+    code: Annotated[str | None, Query(max_length=100, description="Only those whose last error has this code.")] = None,
+    has_error: Annotated[
+        bool | None,
+        Query(description="Only those whose last attempt failed: dead letters, and what waits for a retry."),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Most documents of a page.")] = 50,
     cursor: Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page.")] = None,
 ) -> DocumentPage:
     """The owner's documents, newest first, page by page."""
     after = cursors.decode(cursor) if cursor else None
-    found = services.catalogue.list_documents(principal.owner_id, state=state, after=after, limit=limit + 1)
+    selection = Selection(tuple(state) if state else None, code, has_error)
+    found = services.catalogue.list_documents(principal.owner_id, selection=selection, after=after, limit=limit + 1)
     page = found[:limit]
     last = page[-1] if len(found) > limit else None
     return DocumentPage(
@@ -122,3 +135,33 @@ def list_events(
     return EventPage(
         events=[Event.of(record) for record in page], next_after=page[-1].event_id if len(found) > limit else None
     )
+
+
+@router.post(
+    "/documents/{document_id}/retry",
+    summary="Take a document up again",
+    status_code=202,
+    response_description="The document, back in the queue.",
+    responses=problems(401, 404, 409, 422, 503),
+)
+def retry_document(
+    document_id: UUID,
+    principal: CurrentPrincipal,
+    services: CurrentServices,
+    start_over: Annotated[
+        bool, Query(description="From the very beginning, the parser included, instead of the last state that is kept.")
+    ] = False,
+) -> Document:
+    """What failed or was cancelled goes on from where its work is kept; what waits for a retry is due at once."""
+    return Document.of(services.catalogue.retry(principal.owner_id, document_id, start_over=start_over))
+
+
+@router.post(
+    "/documents/{document_id}/cancel",
+    summary="Stop the work on a document",
+    response_description="The document, cancelled.",
+    responses=problems(401, 404, 409, 422, 503),
+)
+def cancel_document(document_id: UUID, principal: CurrentPrincipal, services: CurrentServices) -> Document:
+    """Nothing more is done for it. What is kept serves a retry."""
+    return Document.of(services.catalogue.cancel(principal.owner_id, document_id))

@@ -28,6 +28,8 @@ STATUS_OF_ERROR: dict[type[IngestionError], int] = {
     request_errors.RequestTimeoutError: 408,
     request_errors.ClientDisconnectedError: 400,
     errors.NotFoundError: 404,
+    errors.NotRetryableError: 409,
+    errors.NotCancellableError: 409,
     errors.InvalidDocumentError: 422,
     errors.UnsupportedTypeError: 415,
     errors.TooLargeError: 413,

@@ -62,6 +62,14 @@ class Document(_Schema):
     last_error: LastError | None
     embedding_model: str | None = Field(description="Set once it is complete.", examples=["text-embedding-3-small"])
     correlation_id: UUID = Field(description="Of the upload: logs and history carry it.")
+    retry_path: str | None = Field(
+        description="POST here takes it up again; null where there is nothing to retry.",
+        examples=[f"/documents/{_EXAMPLE_ID}/retry"],
+    )
+    cancel_path: str | None = Field(
+        description="POST here stops the work on it; null where there is none.",
+        examples=[f"/documents/{_EXAMPLE_ID}/cancel"],
+    )
 
     @classmethod
     def of(cls, record: DocumentRecord) -> Self:
@@ -218,4 +226,6 @@ def _document_fields(record: DocumentRecord) -> dict[str, object]:
         "last_error": LastError.of(record),
         "embedding_model": record.embedding_model,
         "correlation_id": record.correlation_id,
+        "retry_path": f"/documents/{record.document_id}/retry" if record.is_retryable else None,
+        "cancel_path": f"/documents/{record.document_id}/cancel" if record.is_cancellable else None,
     }

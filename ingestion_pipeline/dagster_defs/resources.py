@@ -29,6 +29,7 @@ def build_services(settings: Settings) -> Services:
             batch_documents=settings.batch_documents,
             batch_bytes=settings.batch_bytes,
             max_attempts=settings.max_attempts,
+            max_retry_seconds=settings.max_retry_seconds,
             claim_seconds=settings.claim_seconds,
             parse_poll_seconds=settings.parse_poll_seconds,
             sensor_wait_seconds=settings.sensor_wait_seconds,

@@ -33,12 +33,17 @@ def completion_sensor(
 
 @dg.sensor(job=process_job, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
 def reconcile_sensor(
-    context: dg.SensorEvaluationContext,  # noqa: ARG001 - Dagster's signature
+    context: dg.SensorEvaluationContext,
     services: dg.ResourceParam[Services],
 ) -> dg.SensorResult | dg.SkipReason:
-    """Asks for overdue parse jobs, returns what dead runs held, has Dagster told of what they had finished."""
+    """Asks for overdue parse jobs, returns what dead runs held, has Dagster told of what they had finished.
+
+    The partition of a cancelled document goes; it comes back when the document is claimed again.
+    """
     try:
         result = reconcile(services)
+        for document_id in result.cancelled:
+            context.instance.delete_dynamic_partition(str(DOCUMENTS.name), str(document_id))
         if result.untold:
             batch_id = uuid4()
             held = services.documents.claim_documents(result.untold, str(batch_id))
@@ -48,7 +53,7 @@ def reconcile_sensor(
     return dg.SkipReason(
         f"parse jobs ended {result.parse_jobs_ended}, running {result.parse_jobs_running}, "
         f"lost {result.parse_jobs_lost}, not answered {result.parse_polls_failed}; "
-        f"claims returned {result.claims_returned}"
+        f"claims returned {result.claims_returned}; cancelled {len(result.cancelled)}"
     )
 
 

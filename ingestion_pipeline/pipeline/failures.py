@@ -1,8 +1,10 @@
 """What follows from an error: a retry later, a new submission, or a dead letter."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import structlog
 
@@ -59,31 +61,40 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No further attempt: `failure` says why, with the number of attempts where they were used up."""
+    """No further attempt: `failure` says why, with the number of attempts where these or their time were used up."""
 
     failure: Failure
 
 
 def decide(
-    failure: Failure, *, attempt: int, max_attempts: int, uniform: Callable[[float, float], float] = random.uniform
+    failure: Failure,
+    *,
+    attempt: int,
+    max_attempts: int,
+    failing_seconds: float = 0.0,
+    max_retry_seconds: float = math.inf,
+    uniform: Callable[[float, float], float] = random.uniform,
 ) -> Retry | GiveUp:
     """Whether to try again after `attempt` earlier failures, and when: exponential backoff with full jitter.
 
-    The vendor's own Retry-After is the least delay. Source: Exponential Backoff and Jitter, AWS Architecture Blog,
+    The vendor's own Retry-After is the least delay. `failing_seconds` ago was the first of the failures; an attempt
+    later than `max_retry_seconds` after it is not made. Source: Exponential Backoff and Jitter, AWS Architecture Blog,
     2015.
     """
     if not failure.transient:
         return GiveUp(failure)
     if attempt + 1 >= max_attempts:
-        exhausted = Failure(
-            code=failure.code,
-            message=f"{failure.message} (given up after {attempt + 1} attempts)",
-            stage=failure.stage,
-            transient=True,
-        )
-        return GiveUp(exhausted)
+        return GiveUp(_exhausted(failure, f"given up after {attempt + 1} attempts"))
     ceiling = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, LARGEST_EXPONENT))
-    return Retry(max(uniform(0.0, ceiling), failure.retry_after_seconds or 0.0))
+    delay_seconds = max(uniform(0.0, ceiling), failure.retry_after_seconds or 0.0)
+    if failing_seconds + delay_seconds > max_retry_seconds:
+        reason = f"the next attempt would be later than {max_retry_seconds:.0f} s after the first failure"
+        return GiveUp(_exhausted(failure, f"given up after {attempt + 1} attempts: {reason}"))
+    return Retry(delay_seconds)
+
+
+def _exhausted(failure: Failure, note: str) -> Failure:
+    return replace(failure, message=f"{failure.message} ({note})", retry_after_seconds=None)
 
 
 def settle(services: Services, document: Document, claim: str, asset: Asset, error: Exception) -> StageReport:
@@ -95,7 +106,13 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
         document_id=str(document.document_id), correlation_id=str(document.correlation_id), stage=asset.value
     )
     failure = classify(error, asset.value)
-    decision = decide(failure, attempt=document.attempt, max_attempts=services.limits.max_attempts)
+    decision = decide(
+        failure,
+        attempt=document.attempt,
+        max_attempts=services.limits.max_attempts,
+        failing_seconds=_seconds_since(document.failing_since),
+        max_retry_seconds=services.limits.max_retry_seconds,
+    )
     try:
         if isinstance(error, ClaimLostError):
             raise error
@@ -129,6 +146,10 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
         {"retry_in_seconds": round(decision.delay_seconds, 1), "attempt": document.attempt + 1},
         failure=failure,
     )
+
+
+def _seconds_since(moment: datetime | None) -> float:
+    return 0.0 if moment is None else (datetime.now(UTC) - moment).total_seconds()
 
 
 def _storable(message: str) -> str:

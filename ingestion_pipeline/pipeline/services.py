@@ -15,6 +15,7 @@ class Limits:
     max_attempts: int
     claim_seconds: float
     parse_poll_seconds: float
+    max_retry_seconds: float = 24 * 3600.0
     concurrency: int = 8
     sensor_wait_seconds: float = 0.0
 

@@ -128,7 +128,7 @@ def test_chunking_anew_replaces_the_buffer_vectors_included(owner: str, store: P
     walk.to(State.EMBEDDING_IN_PROGRESS)
     walk.store_vectors()
     sql(owner, "update upload_pipeline.upload_jobs set state = 'cancelled', claimed_by = null, claim_expires_at = null")
-    store.replay(walk.document())
+    sql(owner, "select upload_pipeline.replay_document(document_id, true) from upload_pipeline.documents")
     walk = Walk(store, document_id, texts=["Only one."])
     walk.to(State.CHUNKS_STORED)
     assert [chunk.text for chunk in buffered_chunks(owner, document_id)] == ["Only one."]

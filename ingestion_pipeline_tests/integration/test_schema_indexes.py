@@ -108,7 +108,9 @@ def test_the_list_of_documents_can_be_read_from_its_index_in_order(
         "list_documents",
         setting="enable_sort = off",  # few documents are sorted as quickly
         owner_id=UUID(int=1),
-        state=None,
+        states=None,
+        code=None,
+        has_error=None,
         before_at=before_at,
         before_id=uuid4() if before_at else None,
         limit=50,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -117,6 +118,23 @@ def test_attempts_are_used_up_after_as_many_as_the_setting_says(max_attempts: in
     )  # lost workers count too
 
 
+def test_an_attempt_that_would_come_too_late_is_not_made() -> None:
+    limits = {"max_attempts": 50, "max_retry_seconds": 600.0, "uniform": longest}
+    assert decide(OUTAGE, attempt=5, failing_seconds=568.0, **limits) == Retry(32.0)
+    late = decide(OUTAGE, attempt=5, failing_seconds=569.0, **limits)
+    assert isinstance(late, GiveUp)
+    assert (late.failure.code, late.failure.stage) == (OUTAGE.code, OUTAGE.stage)
+    assert late.failure.message == (
+        "no answer (given up after 6 attempts: the next attempt would be later than 600 s after the first failure)"
+    )
+
+
+def test_a_vendor_who_asks_for_more_time_than_there_is_ends_the_attempts() -> None:
+    patient = dataclasses.replace(OUTAGE, retry_after_seconds=601.0)
+    assert isinstance(decide(patient, attempt=0, max_attempts=8, max_retry_seconds=600.0), GiveUp)
+    assert decide(patient, attempt=0, max_attempts=8, max_retry_seconds=602.0) == Retry(601.0)
+
+
 # settling: which of the store's methods is called
 
 
@@ -177,6 +195,16 @@ def test_the_last_attempt_is_recorded_as_a_dead_letter_that_counts_the_attempts(
     ((name, _, _, failure),) = store.calls
     assert (name, failure.message) == ("dead_letter", "no answer (given up after 3 attempts)")
     assert report.verdict is Verdict.FAILED
+
+
+def test_time_that_is_used_up_is_recorded_as_a_dead_letter() -> None:
+    store = RecordingStore()
+    began = datetime.now(UTC) - timedelta(days=1)
+    document = dataclasses.replace(document_in(State.PARSED, attempt=1), failing_since=began)
+    report = settled(VendorUnavailableError("no answer"), document, store)
+    ((name, _, _, failure),) = store.calls
+    assert (name, failure.code, report.verdict) == ("dead_letter", "vendor_unavailable", Verdict.FAILED)
+    assert "later than 86400 s" in failure.message
 
 
 def test_a_bug_is_logged_with_its_trace_and_recorded_without_its_text() -> None:

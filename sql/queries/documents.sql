@@ -20,7 +20,9 @@ select
     d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
     j.state, j.state_changed_at, j.attempt, j.correlation_id,
     j.last_error_code, j.last_error_message, j.last_error_stage,
-    case when j.attempt > 0 and j.lane is not null and j.claimed_by is null then j.next_attempt_at end as next_attempt_at,
+    case
+        when j.lane is not null and j.claimed_by is null and (j.attempt > 0 or j.next_attempt_at > now()) then j.next_attempt_at
+    end as next_attempt_at,
     case
         when j.state in ('embeddings_stored', 'complete') then d.chunk_count
         when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then (
@@ -39,7 +41,9 @@ select
     d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
     j.state, j.state_changed_at, j.attempt, j.correlation_id,
     j.last_error_code, j.last_error_message, j.last_error_stage,
-    case when j.attempt > 0 and j.lane is not null and j.claimed_by is null then j.next_attempt_at end as next_attempt_at,
+    case
+        when j.lane is not null and j.claimed_by is null and (j.attempt > 0 or j.next_attempt_at > now()) then j.next_attempt_at
+    end as next_attempt_at,
     case
         when j.state in ('embeddings_stored', 'complete') then d.chunk_count
         when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then (
@@ -51,10 +55,21 @@ from upload_pipeline.documents as d
 inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
 where
     d.owner_id = :owner_id
-    and (:state::text is null or j.state = :state)
+    and (:states::text[] is null or j.state = any(:states::text[]))
+    and (:code::text is null or j.last_error_code = :code)
+    and (:has_error::boolean is null or (j.last_error_code is not null) = :has_error)
     and (:before_at::timestamptz is null or (d.created_at, d.document_id) < (:before_at, :before_id::uuid))
 order by d.created_at desc, d.document_id desc
 limit :limit;
+
+-- name: retry_document^
+-- Takes a document up again that failed, was cancelled or waits; done is null without such a document of the owner, false if its
+-- state does not allow it.
+select upload_pipeline.retry_document(:document_id, :start_over) as done;
+
+-- name: cancel_document^
+-- Stops the work on a document; done as above.
+select upload_pipeline.cancel_document(:document_id) as done;
 
 -- name: count_by_state
 -- How many documents of an owner are in which state.

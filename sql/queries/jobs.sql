@@ -123,7 +123,7 @@ returning j.document_id, j.state;
 -- Documents with their jobs, as the stages need them.
 select
     d.document_id, d.owner_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.object_key,
-    j.state, j.attempt, j.correlation_id, j.parse_round, j.parse_job_id, j.parse_outcome,
+    j.state, j.attempt, j.failing_since, j.correlation_id, j.parse_round, j.parse_job_id, j.parse_outcome,
     d.parsed_key, d.parsed_sha256, d.page_numbers, d.page_starts, d.failed_pages, d.page_count, d.chunk_count, d.token_count,
     j.last_error_code, j.last_error_message, j.last_error_stage
 from upload_pipeline.documents as d
@@ -245,21 +245,34 @@ set
     last_error_stage = :stage
 where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
 
--- name: replay!
--- A dead letter goes back to the last state whose writes are durable.
-update upload_pipeline.upload_jobs as j
-set
-    state = :to_state,
-    attempt = 0,
-    next_attempt_at = now(),
-    last_error_code = null,
-    last_error_message = null,
-    last_error_stage = null,
-    parse_round = case when :to_state = 'uploaded' then j.parse_round + 1 else j.parse_round end,
-    parse_job_id = case when :to_state = 'uploaded' then null else j.parse_job_id end,
-    parse_outcome = case when :to_state = 'uploaded' then null else j.parse_outcome end,
-    parse_poll_at = case when :to_state = 'uploaded' then null else j.parse_poll_at end
+-- name: replay^
+-- A dead letter or a cancelled document goes back to the last state whose writes are durable.
+select upload_pipeline.replay_document(j.document_id, false) as state
+from upload_pipeline.upload_jobs as j
 where j.document_id = :document_id and j.state = :from_state;
+
+-- name: due_cancellations
+-- Cancelled documents whose parse job is to be stopped and whose partition is to go; each is looked at by one process at a time.
+with due as materialized (
+    select d.cancellation_id
+    from upload_pipeline.cancellations as d
+    where d.settled_at is null and d.due_at <= now()
+    order by d.due_at
+    limit :max_documents
+    for update skip locked
+)
+
+update upload_pipeline.cancellations as c
+set due_at = now() + make_interval(secs => :again_seconds)
+from due
+where c.cancellation_id = due.cancellation_id
+returning c.cancellation_id, c.document_id, c.parse_round, c.parse_job_id, c.is_at_parser;
+
+-- name: settle_cancellation!
+-- Nothing more follows from it.
+update upload_pipeline.cancellations as c
+set settled_at = now()
+where c.cancellation_id = :cancellation_id;
 
 -- name: finish_batch!
 -- The run of a batch is over.

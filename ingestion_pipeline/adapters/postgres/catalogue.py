@@ -16,9 +16,15 @@ from ingestion_pipeline.catalogue import (
     NewDocument,
     ParseNotice,
     Position,
+    Selection,
 )
 from ingestion_pipeline.domain import SearchHit, State
-from ingestion_pipeline.errors import DatabaseUnavailableError, NotFoundError
+from ingestion_pipeline.errors import (
+    DatabaseUnavailableError,
+    NotCancellableError,
+    NotFoundError,
+    NotRetryableError,
+)
 
 
 class PostgresCatalogue:
@@ -64,18 +70,36 @@ class PostgresCatalogue:
             return self._get(connection, document_id)
 
     def list_documents(
-        self, owner_id: UUID, *, state: State | None, after: Position | None, limit: int
+        self, owner_id: UUID, *, selection: Selection, after: Position | None, limit: int
     ) -> list[DocumentRecord]:
         with self._transaction(owner_id) as connection:
             rows = self._queries.list_documents(
                 connection,
                 owner_id=owner_id,
-                state=state.value if state else None,
+                states=None if selection.states is None else [state.value for state in selection.states],
+                code=selection.code,
+                has_error=selection.has_error,
                 before_at=after.created_at if after else None,
                 before_id=after.document_id if after else None,
                 limit=limit,
             )
             return [_document(row) for row in rows]
+
+    def retry(self, owner_id: UUID, document_id: UUID, *, start_over: bool) -> DocumentRecord:
+        with self._transaction(owner_id) as connection:
+            done = self._queries.retry_document(connection, document_id=document_id, start_over=start_over)["done"]
+            record = self._get(connection, document_id)
+        if not done:
+            raise NotRetryableError(f"The document {document_id} is {record.state}: there is nothing to retry.")
+        return record
+
+    def cancel(self, owner_id: UUID, document_id: UUID) -> DocumentRecord:
+        with self._transaction(owner_id) as connection:
+            done = self._queries.cancel_document(connection, document_id=document_id)["done"]
+            record = self._get(connection, document_id)
+        if not done:
+            raise NotCancellableError(f"The document {document_id} is {record.state}: there is nothing to cancel.")
+        return record
 
     def events(self, owner_id: UUID, document_id: UUID, *, after_event_id: int, limit: int) -> list[EventRecord]:
         with self._transaction(owner_id) as connection:

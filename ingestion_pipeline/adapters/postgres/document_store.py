@@ -12,7 +12,6 @@ from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.domain import (
-    REPLAY_TARGET,
     Chunk,
     Document,
     Failure,
@@ -23,7 +22,7 @@ from ingestion_pipeline.domain import (
     dead_letter_of,
 )
 from ingestion_pipeline.errors import ClaimLostError
-from ingestion_pipeline.ports import Batch, PendingText, PromotionFacts, VectorFacts
+from ingestion_pipeline.ports import Batch, Cancellation, PendingText, PromotionFacts, VectorFacts
 
 COPY_BLOCK_BYTES = 1 << 20
 
@@ -253,16 +252,20 @@ class PostgresDocumentStore:
             _expect_one(changed, document)
 
     def replay(self, document: Document) -> State:
-        target = REPLAY_TARGET[document.state]
         with self._transaction() as connection:
-            changed = self._queries.replay(
-                connection,
-                document_id=document.document_id,
-                from_state=document.state.value,
-                to_state=target.value,
-            )
-            _expect_one(changed, document)
-        return target
+            row = self._queries.replay(connection, document_id=document.document_id, from_state=document.state.value)
+            if row is None or row["state"] is None:
+                raise ClaimLostError(f"document {document.document_id} has moved on")
+            return State(row["state"])
+
+    def due_cancellations(self, *, max_documents: int, again_seconds: float) -> list[Cancellation]:
+        with self._transaction() as connection:
+            rows = self._queries.due_cancellations(connection, max_documents=max_documents, again_seconds=again_seconds)
+            return [Cancellation(**row) for row in rows]
+
+    def settle_cancellation(self, cancellation: Cancellation) -> None:
+        with self._transaction() as connection:
+            self._queries.settle_cancellation(connection, cancellation_id=cancellation.cancellation_id)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
