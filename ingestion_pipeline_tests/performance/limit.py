@@ -26,6 +26,8 @@ import psycopg2.extras
 import uvloop
 from pydantic_core import from_json, to_json
 
+from ingestion_pipeline_tests.performance.processes import peak_bytes
+
 MODEL = "text-embedding-3-small"
 DIMENSIONS = 1536
 CHUNK_CHARACTERS = 2000
@@ -101,7 +103,7 @@ def run(folder: Path, database_url: str, embeddings_url: str) -> Outcome:
     outcome.seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF)
     outcome.cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    outcome.peak_bytes = after.ru_maxrss * 1024
+    outcome.peak_bytes = peak_bytes()
     return outcome
 
 

@@ -24,6 +24,9 @@ PARSE_TIMEOUT_SECONDS = 600.0
 UNPARSED = """
 select document_id, parse_job_id from upload_pipeline.upload_jobs where state = 'parse_queued' and parse_outcome is null
 """
+UNFINISHED = """
+select state, last_error_message, count(*) from upload_pipeline.upload_jobs where state <> 'complete' group by 1, 2
+"""
 TO_PARSED = "update upload_pipeline.upload_jobs set state = 'parsed' where state = 'parse_queued' and lane = 'process'"
 STORE_TEXTS = """
 update upload_pipeline.documents as d
@@ -36,10 +39,10 @@ where d.document_id = t.document_id
 TO_VALIDATED = "update upload_pipeline.upload_jobs set state = 'parse_validated' where state = 'parsed'"
 
 
-def load_parsed(settings: Settings, owner_url: str, files: Sequence[Path]) -> None:
-    """Upload files, have the mock parse them, and leave their documents in state parsed."""
+def load_parsed(settings: Settings, owner_url: str, files: Sequence[Path]) -> list[UUID]:
+    """Upload files, have the mock parse them, and leave their documents, which are returned, in state parsed."""
     services = build_services(settings)
-    upload(settings, services, files)
+    uploaded = upload(settings, services, files)
     while batch := services.documents.claim_batch(Lane.SUBMIT, max_documents=2000, max_bytes=1 << 40):
         for report in advance_documents(services.documents.load(batch.document_ids), batch.claim, services):
             assert report.verdict == "done", report
@@ -57,6 +60,7 @@ def load_parsed(settings: Settings, owner_url: str, files: Sequence[Path]) -> No
                 services.documents.parse_ended(job_id, outcome)
         cursor.execute(TO_PARSED)
         cursor.execute("vacuum analyze upload_pipeline.documents, upload_pipeline.upload_jobs")
+    return uploaded
 
 
 def validate_parsed(settings: Settings, owner_url: str) -> None:
@@ -91,15 +95,11 @@ def upload(settings: Settings, services: Services, files: Sequence[Path]) -> lis
     return uploaded
 
 
-def unfinished(owner_url: str) -> dict[str, int]:
-    """How many documents are not complete, by state and last error."""
+def assert_complete(owner_url: str) -> None:
+    """Fail with states and errors unless every document is complete: a figure of half the work would be none."""
     with closing(psycopg2.connect(owner_url)) as connection, connection.cursor() as cursor:
-        counted = _rows(
-            cursor,
-            "select state || coalesce(': ' || last_error_message, ''), count(*) from upload_pipeline.upload_jobs"
-            " where state <> 'complete' group by 1",
-        )
-    return dict(counted)  # type: ignore[arg-type]
+        unfinished = _rows(cursor, UNFINISHED)
+    assert not unfinished, f"not complete: {unfinished}"
 
 
 def count(owner_url: str, table: str) -> int:

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -70,24 +70,24 @@ def number(value: float) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Where and when figures were taken."""
+    """Where and when figures are taken; call it before, while the load is that of others."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": names[0] if names else platform.machine(),
         "cores": f"{os.cpu_count()} cores",
+        "load": f"load {os.getloadavg()[0]:.1f} before",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
         "system": platform.platform(),
         "python": f"Python {platform.python_version()}",
     }
 
 
-def write(folder: Path, figures: Sequence[Figure], mode: str) -> None:
+def write(folder: Path, figures: Sequence[Figure], mode: str, facts: Mapping[str, str]) -> None:
     """results.md, results.json and results.svg in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    facts = machine()
     (folder / "results.md").write_text(f"{mode}; {'; '.join(facts.values())}\n\n{table(figures)}\n")
-    document = {"machine": facts, "mode": mode, "figures": [asdict(figure) for figure in figures]}
+    document = {"machine": dict(facts), "mode": mode, "figures": [asdict(figure) for figure in figures]}
     (folder / "results.json").write_text(json.dumps(document, indent=2))
     (folder / "results.svg").write_text(plot([figure for figure in figures if figure.unit == PLOTTED_UNIT]))
 

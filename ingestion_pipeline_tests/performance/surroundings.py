@@ -100,7 +100,7 @@ class Surroundings:
         """Run the hand-written limit in a process of its own."""
         with self.process() as run_in_it:
             before = self.cpu()
-            outcome = run_in_it(limit.run, corpus, site.urls.owner, self.mocks.openai_base_url)
+            outcome: limit.Outcome = run_in_it(limit.run, corpus, site.urls.owner, self.mocks.openai_base_url)
             return outcome, self.cpu().since(before)
 
     @contextmanager

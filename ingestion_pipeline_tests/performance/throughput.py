@@ -21,9 +21,7 @@ class Round:
     seconds: float
     own_cpu: float
     shared: Cpu
-    start_cpu: float
     chunks: int
-    runs: int
 
     @property
     def cpu(self) -> float:
@@ -83,23 +81,21 @@ def limit_round(here: Surroundings, corpus: Path) -> Round:
     site = here.site()
     outcome, shared = here.limit(corpus, site)
     here.drop(site)
-    return Round(outcome.seconds, outcome.cpu_seconds, shared, 0.0, outcome.chunks, 1)
+    return Round(outcome.seconds, outcome.cpu_seconds, shared, outcome.chunks)
 
 
 def pipeline_round(here: Surroundings, source: Site, *, dagster: bool) -> Round:
     """Everything that is due in a copy of a site, by one process, to its end."""
     site = here.site(source)
     with here.process() as run_in_it:
-        environment = here.dagster(site) if dagster else None
-        start_cpu = run_in_it(worker.prepare, here.settings(site), environment)
+        run_in_it(worker.prepare, here.settings(site), here.dagster(site) if dagster else None)
         before = here.cpu()
         done = run_in_it(worker.work)
         shared = here.cpu().since(before)
-    missed = loading.unfinished(site.urls.owner)
-    assert not missed, f"not complete: {missed}"
+    loading.assert_complete(site.urls.owner)
     chunks = loading.count(site.urls.owner, "document_chunks")
     here.drop(site)
-    return Round(done.seconds, done.cpu_seconds, shared, start_cpu, chunks, done.runs)
+    return Round(done.seconds, done.cpu_seconds, shared, chunks)
 
 
 def _figures(
@@ -117,8 +113,6 @@ def _figures(
     for name, cpu in (("own", mine.own_cpu), ("Postgres", mine.shared.postgres), ("mocks", mine.shared.mocks)):
         yield Figure(measurement, f"{what}: CPU, {name}", cpu / documents * 1000, "ms/document")
     yield Figure(measurement, f"{what}: chunks", mine.chunks, "chunks")
-    if mine.start_cpu:
-        yield Figure(measurement, f"{what}: CPU to start a process", mine.start_cpu, "s")
 
 
 def _median(taken: Sequence[Round]) -> Round:

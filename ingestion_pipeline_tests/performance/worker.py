@@ -1,17 +1,18 @@
-"""What runs in worker processes of the measurements: the pipeline alone, or the same in Dagster runs, or the limit.
+"""What runs in worker processes of the measurements: the pipeline alone, or the same in Dagster runs.
 
-A process first prepares (imports, connections, tables of the tokeniser), then works when it is told to, so that the two
-can be measured apart. The pipeline is driven through what a run of the product uses.
+A process first prepares (imports, connections), then works when it is told to, so that the two can be measured apart.
+The pipeline is driven through what a run of the product uses.
 """
 
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ingestion_pipeline.settings import PROJECT_ROOT, Settings
+from ingestion_pipeline_tests.performance.processes import peak_bytes
 
 CLAIM_SECONDS = 600.0
 
@@ -27,8 +28,8 @@ class Work:
     peak_bytes: int
 
 
-def prepare(settings: Settings, dagster_environment: Mapping[str, str] | None) -> float:
-    """Make this process ready; returns its CPU seconds so far. With an environment of Dagster, for runs in Dagster."""
+def prepare(settings: Settings, dagster_environment: Mapping[str, str] | None) -> None:
+    """Make this process ready. With Dagster's environment it works by Dagster runs, without by the pipeline alone."""
     global _driver  # noqa: PLW0603  one worker a process
     from ingestion_pipeline.dagster_defs.resources import build_services
 
@@ -39,20 +40,28 @@ def prepare(settings: Settings, dagster_environment: Mapping[str, str] | None) -
     else:
         os.environ.update(dagster_environment)
         _driver = _Dagster(services)
-    return _cpu_seconds()
 
 
 def work() -> Work:
     """Take what is due, batch by batch, until nothing is."""
     cpu, started = _cpu_seconds(), time.perf_counter()
-    documents = runs = 0
-    while batches := _driver.batches():
+    done = Work(documents=0, runs=0, seconds=0.0, cpu_seconds=0.0, peak_bytes=0)
+    while batches := claim():
         for batch in batches:
-            documents += _driver.run(batch)
-            runs += 1
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Work(documents, runs, seconds, _cpu_seconds() - cpu, peak)
+            done.documents += _driver.run(batch)
+            done.runs += 1
+    done.seconds, done.cpu_seconds, done.peak_bytes = time.perf_counter() - started, _cpu_seconds() - cpu, peak_bytes()
+    return done
+
+
+def claim() -> list[Any]:
+    """Batches of what is due, as `run` takes them, also in another process."""
+    return _driver.batches()
+
+
+def run(batches: Sequence[Any]) -> int:
+    """Take batches to their end; returns how many documents they had."""
+    return sum(_driver.run(batch) for batch in batches)
 
 
 def _cpu_seconds() -> float:
@@ -102,11 +111,12 @@ class _Dagster:
         with self._dg.build_sensor_context(
             instance=self._instance, definitions=self._definitions, resources={"services": self._services}
         ) as context:
-            return list(self._sensor.evaluate_tick(context).run_requests or [])
+            requests = self._sensor.evaluate_tick(context).run_requests or []
+        return [{"run_config": dict(request.run_config), "tags": dict(request.tags)} for request in requests]
 
     def run(self, request: Any) -> int:
-        self._job.execute_in_process(instance=self._instance, run_config=request.run_config, tags=request.tags)
-        return int(request.tags["ingest/documents"])
+        self._job.execute_in_process(instance=self._instance, **request)
+        return int(request["tags"]["ingest/documents"])
 
 
 _driver: _Pipeline | _Dagster
