@@ -11,7 +11,7 @@ is false) the sum is an estimate. This needs normalised text, in which a blank l
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -69,19 +69,19 @@ class Segmenter:
         self._text = text
         self._limit = limit
         self._hard_limit = hard_limit
-        self._count_up_to: Callable[[str, int], int | None] = tokenizer().count_till_limit
+        self._count = tokenizer().count
         # A character has at most four bytes, and a token at least one: so many characters are never over the limit.
         self._grain = max(limit // 4, 1)
 
     def segments(self) -> Iterator[Segment]:
-        text, limit, count_up_to = self._text, self._limit, self._count_up_to
+        text, limit, count = self._text, self._limit, self._count
         longest = limit * _CHARACTERS_A_TOKEN
         plain = Kind.BLOCK
         for block in Outline(text).blocks():
             start, end, level, path = block
             if end - start <= longest:
-                tokens = count_up_to(text[start:end], limit)
-                if tokens is not None:
+                tokens = count(text[start:end])
+                if tokens <= limit:
                     if level:
                         yield Segment(start, end, tokens, Kind.HEADING, level, path, True)
                     else:
@@ -114,24 +114,21 @@ class Segmenter:
         is_html = _has_html_row(text, start, end)
         pieces = _html_rows(text, start, end) if is_html else _lines_and_rows(text, start, end)
         for piece_start, piece_end, kind in self._grouped(pieces):
-            tokens = self._count_up_to(text[piece_start:piece_end], self._limit)
-            if tokens is None and kind is Kind.ROWS:
-                tokens = self._count_up_to(text[piece_start:piece_end], self._hard_limit)
-                if tokens is None:
-                    yield from self._cells(piece_start, piece_end, path)
-                    continue
-            if tokens is None:
-                yield from self._sentences(piece_start, piece_end, path)
-            else:
+            tokens = self._count(text[piece_start:piece_end])
+            if tokens <= (self._hard_limit if kind is Kind.ROWS else self._limit):
                 yield Segment(piece_start, piece_end, tokens, kind, _RANK[kind], path, not is_html)
+            elif kind is Kind.ROWS:
+                yield from self._cells(piece_start, piece_end, path)
+            else:
+                yield from self._sentences(piece_start, piece_end, path)
 
     def _cells(self, start: int, end: int, path: tuple[str, ...]) -> Iterator[Segment]:
         """A row over the hard limit. A cell stays whole unless it is over that limit too."""
         text = self._text
         cells = ((cell_start, cell_end, Kind.ROWS) for cell_start, cell_end in _cut_after(_CELL_END, text, start, end))
         for cell_start, cell_end, kind in self._grouped(cells):
-            tokens = self._count_up_to(text[cell_start:cell_end], self._hard_limit)
-            if tokens is None:
+            tokens = self._count(text[cell_start:cell_end])
+            if tokens > self._hard_limit:
                 yield from self._words(cell_start, cell_end, path)
             else:
                 yield Segment(cell_start, cell_end, tokens, kind, _RANK[kind], path, False)
@@ -143,8 +140,8 @@ class Segmenter:
             (piece_start, piece_end, kind) for piece_start, piece_end in _cut_after(_SENTENCE_END, text, start, end)
         )
         for piece_start, piece_end, _ in self._grouped(pieces):
-            tokens = self._count_up_to(text[piece_start:piece_end], self._limit)
-            if tokens is None:
+            tokens = self._count(text[piece_start:piece_end])
+            if tokens > self._limit:
                 yield from self._words(piece_start, piece_end, path)
             else:
                 yield Segment(piece_start, piece_end, tokens, kind, _RANK[kind], path, False)
