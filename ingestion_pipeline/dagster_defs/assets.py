@@ -4,13 +4,15 @@ One step, though the parser works in between, because Dagster refuses a run with
 are partitioned assets of another step. A document's state says which side of the parser it is on.
 """
 
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 import dagster as dg
 
-from ingestion_pipeline.dagster_defs.partition_events import PartitionEvent, partition_events, plan_partition
+from ingestion_pipeline.dagster_defs.bulk_events import write_events
+from ingestion_pipeline.dagster_defs.partition_events import partition_events
 from ingestion_pipeline.domain import DEAD_LETTERS, Document, State
 from ingestion_pipeline.pipeline.advance import advance_documents
 from ingestion_pipeline.pipeline.claims import kept_alive
@@ -19,7 +21,8 @@ from ingestion_pipeline.pipeline.services import Services
 
 DOCUMENTS = dg.DynamicPartitionsDefinition(name="documents")
 SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=200)
-RELEASE_EVERY = 20
+PORTION_REPORTS = 300
+PORTION_SECONDS = 1.0
 
 DESCRIPTIONS = {
     Asset.RAW_UPLOAD: "The uploaded file, verified against its recorded size, hash and type, and handed to the parser.",
@@ -85,23 +88,17 @@ def _checks() -> list[dg.AssetCheckSpec]:
 )
 def ingest_step(
     context: dg.AssetExecutionContext, config: BatchConfig, services: dg.ResourceParam[Services]
-) -> Iterator[PartitionEvent]:
+) -> Iterator[None]:
     """Take the documents of a batch, or of the run's partitions, as far as they go."""
+    yield from ()  # Dagster wants a generator where there are several assets; their events are written in bulk
     claim = config.batch_id or context.run.run_id
     failed: list[StageReport] = []
     with kept_alive(services.documents, claim, services.limits.claim_seconds):
         documents = _claimed(context, config, services, claim)
-        told: list[UUID] = []
-        for report in advance_documents(documents, claim, services):
-            yield from partition_events(report)
-            if report.verdict is Verdict.FAILED:
-                plan_partition(context, report)
-                failed.append(report)
-            if report.is_last:
-                told.append(report.document_id)
-            if len(told) == RELEASE_EVERY:
-                services.documents.release_claim(claim, told)
-                told.clear()
+        for reports in _in_portions(advance_documents(documents, claim, services)):
+            write_events(context, [event for report in reports for event in partition_events(report)])
+            services.documents.release_claim(claim, [report.document_id for report in reports if report.is_last])
+            failed += [report for report in reports if report.verdict is Verdict.FAILED]
     if config.batch_id:
         services.documents.finish_batch(UUID(config.batch_id), len(failed))
     if failed:
@@ -110,6 +107,19 @@ def ingest_step(
             metadata={str(report.document_id): _reason(report) for report in failed},
             allow_retries=False,
         )
+
+
+def _in_portions(reports: Iterable[StageReport]) -> Iterator[list[StageReport]]:
+    """What is told in one go: so many reports, or what came within a second."""
+    portion: list[StageReport] = []
+    due = time.monotonic() + PORTION_SECONDS
+    for report in reports:
+        portion.append(report)
+        if len(portion) >= PORTION_REPORTS or time.monotonic() >= due:
+            yield portion
+            portion, due = [], time.monotonic() + PORTION_SECONDS
+    if portion:
+        yield portion
 
 
 def _claimed(context: dg.AssetExecutionContext, config: BatchConfig, services: Services, claim: str) -> list[Document]:

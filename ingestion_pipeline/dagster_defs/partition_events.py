@@ -8,16 +8,14 @@ the run then ends with a Failure. Source: dagster._core.storage.partition_status
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
 
+from ingestion_pipeline.dagster_defs.bulk_events import PartitionEvent, PlannedPartition
 from ingestion_pipeline.pipeline.report import StageReport, Verdict
 from ingestion_pipeline.remedies import remedy_for
 
-PartitionEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation
-
 
 def partition_events(report: StageReport) -> Iterator[PartitionEvent]:
-    """The events of one report, to be yielded by a step."""
+    """The events of one report."""
     asset_key = dg.AssetKey(report.asset.value)
     partition = str(report.document_id)
     if report.verdict is Verdict.DONE:
@@ -40,16 +38,5 @@ def partition_events(report: StageReport) -> Iterator[PartitionEvent]:
             partition=partition,
             blocking=False,  # the pipeline itself has stopped this document; the others of the batch go on
         )
-
-
-def plan_partition(context: dg.AssetExecutionContext, report: StageReport) -> None:
-    """Note that this run meant to materialise a partition: it turns red when the run fails."""
-    event = DagsterEvent(
-        event_type_value=DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value,
-        job_name=context.run.job_name,
-        message=f"{context.run.job_name} intends to materialize asset {report.asset.value}",
-        event_specific_data=AssetMaterializationPlannedData(
-            dg.AssetKey(report.asset.value), partition=str(report.document_id)
-        ),
-    )
-    context.instance.report_dagster_event(event, context.run.run_id)
+    if report.verdict is Verdict.FAILED:
+        yield PlannedPartition(asset_key, partition)

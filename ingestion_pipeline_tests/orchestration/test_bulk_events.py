@@ -1,0 +1,130 @@
+"""Events written in bulk have the rows that Dagster writes one by one."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import dagster as dg
+import psycopg2
+import psycopg2.extras
+import pytest
+
+from ingestion_pipeline.dagster_defs.bulk_events import PartitionEvent, PlannedPartition, write_events
+from ingestion_pipeline.local_stack.stack import dagster_environment
+from ingestion_pipeline.settings import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    from conftest import DatabaseUrls
+
+KEYS = [dg.AssetKey("first"), dg.AssetKey("second")]
+PARTITIONS = dg.DynamicPartitionsDefinition(name="documents")
+OWN = re.compile(r'"(?:pid|storage_id)": \d+|"timestamp": [0-9.]+|[0-9a-f]{8}-[0-9a-f-]{27}')
+
+
+def events() -> Iterator[PartitionEvent]:
+    """Each kind, for two assets and partitions, with all kinds of metadata; one partition is told of twice."""
+    for partition in ("one", "two", "one"):
+        for key in KEYS:
+            metadata = {"name": "a.md", "count": 3, "share": 0.5, "preview": dg.MetadataValue.md("# Title\n\nText")}
+            yield dg.AssetMaterialization(key, partition=partition, metadata=metadata)
+            for passed in (True, False):
+                yield dg.AssetCheckEvaluation(
+                    asset_key=key,
+                    check_name=f"passes_{passed}",
+                    passed=passed,
+                    description="as it should be",
+                    metadata={"chunks": 4},
+                    partition=partition,
+                    blocking=False,
+                )
+        yield dg.AssetObservation(KEYS[0], partition=partition, description="waits", metadata={"code": "busy"})
+    yield dg.AssetMaterialization(KEYS[0], partition="three", description="described")
+
+
+def definitions(*, in_bulk: bool) -> dg.Definitions:
+    """A job with a step that tells of the events, in bulk or as Dagster would."""
+
+    @dg.multi_asset(
+        name="step",
+        specs=[dg.AssetSpec(key, skippable=True, partitions_def=PARTITIONS) for key in KEYS],
+        can_subset=True,
+    )
+    def step(context: dg.AssetExecutionContext) -> Any:
+        if in_bulk:
+            write_events(context, events())
+        else:
+            yield from events()
+
+    job = dg.define_asset_job("job", selection=dg.AssetSelection.assets(step), executor_def=dg.in_process_executor)
+    return dg.Definitions(assets=[step], jobs=[job])
+
+
+@pytest.fixture
+def instance(
+    database_urls: "DatabaseUrls", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance on Postgres, by dagster.yaml."""
+    for name, value in dagster_environment(database_urls.worker, tmp_path, code_server_port=4000).items():
+        monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as loaded:
+        yield loaded
+
+
+def rows(url: str) -> dict[str, list[dict[str, Any]]]:
+    """What the tables of events hold, without ids and times, which are each run's own; they are emptied."""
+    own = {"id", "timestamp", "create_timestamp", "last_materialization_timestamp", "cached_status_data"}
+    own |= {"evaluation_event_timestamp", "evaluation_event_storage_id"}
+    found = {}
+    with closing(psycopg2.connect(url)) as connection, connection:
+        cursor = connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor)
+        for table, condition, order in (
+            ("event_logs", "dagster_event_type like 'ASSET%'", "id"),
+            ("asset_keys", "true", "asset_key"),
+            ("asset_check_executions", "true", "asset_key, check_name, partition"),
+            ("asset_event_tags", "true", "id"),
+        ):
+            cursor.execute(f"select * from dagster.{table} where {condition} order by {order}")
+            found[table] = [
+                {name: comparable(value) for name, value in row.items() if name not in own} for row in cursor.fetchall()
+            ]
+        cursor.execute("truncate dagster.event_logs, dagster.asset_keys, dagster.asset_check_executions")
+    return found
+
+
+def comparable(value: Any) -> Any:
+    return OWN.sub("own", value) if isinstance(value, str) else value
+
+
+def test_rows_equal_those_that_dagster_writes_one_by_one(
+    instance: dg.DagsterInstance, database_urls: "DatabaseUrls"
+) -> None:
+    told = {}
+    for in_bulk in (False, True):
+        result = definitions(in_bulk=in_bulk).resolve_job_def("job").execute_in_process(instance=instance)
+        assert result.success
+        told[in_bulk] = rows(database_urls.owner)
+    assert len(told[False]["event_logs"]) > 20
+    assert len(told[False]["asset_check_executions"]) == 8
+    assert told[True] == told[False]
+
+
+def test_a_planned_partition_is_red_when_the_run_fails(instance: dg.DagsterInstance) -> None:
+    partition = str(uuid4())
+    instance.add_dynamic_partitions("documents", [partition])
+
+    @dg.multi_asset(name="step", specs=[dg.AssetSpec("first", skippable=True, partitions_def=PARTITIONS)])
+    def step(context: dg.AssetExecutionContext) -> Any:
+        yield from ()
+        write_events(context, [PlannedPartition(KEYS[0], partition)])
+        raise dg.Failure("as planned")
+
+    job = dg.define_asset_job("job", selection=dg.AssetSelection.assets(step), executor_def=dg.in_process_executor)
+    resolved = dg.Definitions(assets=[step], jobs=[job]).resolve_job_def("job")
+    assert not resolved.execute_in_process(instance=instance, raise_on_error=False).success
+    status = instance.get_status_by_partition(KEYS[0], [partition], PARTITIONS)
+    assert status is not None
+    assert status[partition] is not None
+    assert status[partition].value == "FAILED"
