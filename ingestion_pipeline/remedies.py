@@ -8,26 +8,24 @@ _DEFAULT = (
 )
 _NO_TEXT = (
     "The file holds no text that could be read. Scanned pages need a parse tier that recognises images: "
-    "set INGEST_PARSE_TIER to agentic, and replay the document, or run OCR over the file and upload the new one."
+    "set INGEST_PARSE_TIER to agentic, and retry the document, or run OCR over the file and upload the new one."
 )
 _SMALLER = "Split the file into smaller ones and upload those."
-_LATER = "The pipeline tries again by itself. If it gave up, replay the document once the service is back."
+_LATER = "The pipeline tries again by itself. If it gave up, retry the document once the service is back."
 _WAIT = "Try again in a few seconds. If it goes on, look at /readyz and at the logs of the service that it names."
 _MULTIPART = "Send multipart/form-data with exactly one part, named `file`, that has a file name."
 _RESUBMIT = "Nothing: the pipeline submits the document anew by itself."
 _PARSER_SETTINGS = (
-    "Look at INGEST_LLAMA_CLOUD_BASE_URL, INGEST_PARSE_TIER and INGEST_PARSE_VERSION, restart, and replay the document."
+    "Look at INGEST_LLAMA_CLOUD_BASE_URL, INGEST_PARSE_TIER and INGEST_PARSE_VERSION, restart, and retry the document."
 )
-_PARSER_KEY = "Set a valid INGEST_LLAMA_CLOUD_API_KEY of the region of the base URL, restart, and replay the document."
-_DEFECT = "This is a defect of the pipeline. Report the correlation id; once it is mended, replay the document."
+_PARSER_KEY = "Set a valid INGEST_LLAMA_CLOUD_API_KEY of the region of the base URL, restart, and retry the document."
+_DEFECT = "This is a defect of the pipeline. Report the correlation id; once it is mended, retry the document."
 _DAMAGED = (
     "What is stored is not what was recorded: restore the object from a backup, and look for who changed the store."
 )
-_EMBEDDING_LIMITS = (
-    "Lower the batch sizes or the chunk size to what the embedding model takes, and replay the document."
-)
+_EMBEDDING_LIMITS = "Lower the batch sizes or the chunk size to what the embedding model takes, and retry the document."
 _OPENAI_ACCOUNT = (
-    "Look at the key, the plan and the budget of the OpenAI account (INGEST_OPENAI_API_KEY), and replay the document."
+    "Look at the key, the plan and the budget of the OpenAI account (INGEST_OPENAI_API_KEY), and retry the document."
 )
 
 REMEDIES: dict[str, str] = {
@@ -50,16 +48,16 @@ REMEDIES: dict[str, str] = {
     "document_too_large": _SMALLER,
     "too_many_pages": _SMALLER,
     "timeout": "The pipeline tries again by itself. If it gives up, split the file into smaller ones.",
-    "parse_failed": "Replay the document. If it fails again, open the file and save it anew, and upload the new one.",
+    "parse_failed": "Retry the document. If it fails again, open the file and save it anew, and upload the new one.",
     "parse_cancelled": "Retry the document if it is still wanted.",
     "parse_job_lost": _RESUBMIT,
-    "parse_jobs_lost": "Look at the parser's status page and retention; then replay the document.",
+    "parse_jobs_lost": "Look at the parser's status page and retention; then retry the document.",
     # outside services
     "vendor_unavailable": _LATER,
     "rate_limited": _LATER,
-    "vendor_rejected": "Look at key, plan and credit at the service that the message names; then replay the document.",
+    "vendor_rejected": "Look at key, plan and credit at the service that the message names; then retry the document.",
     "request_rejected": "The service refuses this content. Look at the message; a changed file is a new document.",
-    "invalid_api_key": "Set a valid key of the service and its region, restart, and replay the document.",
+    "invalid_api_key": "Set a valid key of the service and its region, restart, and retry the document.",
     "insufficient_quota": _OPENAI_ACCOUNT,
     "billing_hard_limit_reached": _OPENAI_ACCOUNT,
     "billing_not_active": _OPENAI_ACCOUNT,
@@ -71,16 +69,16 @@ REMEDIES: dict[str, str] = {
     "parser_rejected": _PARSER_SETTINGS,
     "parser_unauthorised": _PARSER_KEY,
     "parser_forbidden": _PARSER_KEY,
-    "parser_no_credit": "Add credits to the LlamaCloud account and replay the document.",
+    "parser_no_credit": "Add credits to the LlamaCloud account and retry the document.",
     "parser_too_large": _SMALLER,
-    "model_not_found": "Set INGEST_EMBEDDING_MODEL to a model that the key may use, restart, and replay the document.",
+    "model_not_found": "Set INGEST_EMBEDDING_MODEL to a model that the key may use, restart, and retry the document.",
     "context_length_exceeded": _EMBEDDING_LIMITS,
     "max_tokens_per_request": _EMBEDDING_LIMITS,
     "array_above_max_length": _EMBEDDING_LIMITS,
     # what is stored
     "integrity_mismatch": _DAMAGED,
     "object_missing": _DAMAGED,
-    "check_failed": "Look at the failed check in Dagster; once its cause is gone, replay the document.",
+    "check_failed": "Look at the failed check in Dagster; once its cause is gone, retry the document.",
     "store_unavailable": _WAIT,
     "database_unavailable": _WAIT,
     "no_answer": _WAIT,
@@ -89,7 +87,7 @@ REMEDIES: dict[str, str] = {
     "store_rejected": "Look at the object store's settings and permissions (INGEST_OBJECT_STORE, INGEST_S3_*).",
     "invalid_object_key": _DEFECT,
     "worker_lost": "Nothing: another run takes the document up. If it is a dead letter, look at the logs of its runs "
-    "and at the memory of the machine, and replay it.",
+    "and at the memory of the machine, and retry it.",
     "claim_lost": "Nothing: another run has taken the document over.",
     # requests
     "not_authenticated": "Send the header `Authorization: Bearer <key>` with the key of INGEST_API_KEY.",

@@ -4,18 +4,33 @@
 come from the platform. Nothing else of the code knows which of the two it is.
 """
 
+import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from ingestion_pipeline.errors import ConfigurationError
 
 PREFIX = "INGEST_"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+# Variables with our prefix that are no settings: of dagster.yaml and docker-compose.yml, of the supervisor, of tests.
+FOREIGN = re.compile(
+    r"INGEST_(DAGSTER_DATABASE_URL|DAGSTER_DATA_DIR|CODE_SERVER_HOST|CODE_SERVER_PORT|WORKER_PASSWORD|API_PASSWORD"
+    r"|SUPERVISOR_MARKER|TEST_\w+)"
+)
+# What is wrong with a value, by pydantic's types of errors where its own words say little to people.
+_WORDS = {
+    "too_short": "it must have at least {min_length} characters",
+    "int_parsing": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "uuid_parsing": "it must be a UUID",
+}
 
 # The URLs of which libpq, dbmate and urllib have one understanding.
 _ENCODED = r"(?:[^\s@:/?#\[\]%]|%[0-9A-Fa-f]{2})*"
@@ -165,15 +180,41 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment and .env.
 
-    Raises ConfigurationError that names each wrong one, without its value.
+    Raises ConfigurationError that names each wrong one, without its value, and each that does not exist.
     """
+    lines = _unknown()
+    settings: Settings | None = None
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except ValidationError as error:
-        lines = []
         for problem in error.errors(include_input=False, include_url=False):
             name = str(problem["loc"][0])
             field = Settings.model_fields.get(name)
             hint = f" ({field.description})" if field else ""
-            lines.append(f"{PREFIX}{name.upper()}: {problem['msg']}{hint}")
-        raise ConfigurationError("\n".join(lines)) from None
+            words = _in_words(problem["type"], problem["msg"], problem.get("ctx", {}))
+            lines.append(f"{PREFIX}{name.upper()}: {words}{hint}")
+    if settings is None or lines:
+        raise ConfigurationError("\n".join(lines))
+    return settings
+
+
+def _unknown() -> list[str]:
+    """A line for each variable with our prefix that nothing reads: a misspelt setting would be ignored silently."""
+    names = [name.upper() for name in Settings.model_fields]
+    sources = (EnvSettingsSource(Settings), DotEnvSettingsSource(Settings))
+    given = {name.upper() for source in sources for name in source.env_vars}
+    lines = []
+    for variable in sorted(given):
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name in names or FOREIGN.fullmatch(variable):
+            continue
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "see .env.example for those that there are"
+        lines.append(f"{variable} is no setting: {hint}")
+    return lines
+
+
+def _in_words(kind: str, message: str, context: Mapping[str, Any]) -> str:
+    if kind in _WORDS:
+        return _WORDS[kind].format(**context)
+    return message.removeprefix("Value error, ").replace("Input should be", "it must be")

@@ -8,8 +8,9 @@ import ipaddress
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
@@ -26,6 +27,7 @@ READ_TIMEOUT_SECONDS = 60.0
 ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+PAGE = 200
 UNAVAILABLE_STATUSES = frozenset({408, 429, 503, 504})
 
 Result = TypeVar("Result")
@@ -86,6 +88,29 @@ class ApiClient:
         """The latest documents, newest first; at most 200."""
         return list(self._get_part("/documents", "documents", limit=limit, state=state))
 
+    def each_document(
+        self, *, states: Sequence[str] = (), code: str | None = None, has_error: bool | None = None
+    ) -> Iterator[Record]:
+        """All documents in one of the states, with an error of this code, and with or without one: newest first."""
+        cursor: str | None = None
+        while True:
+            filters = {"state": list(states), "code": code, "has_error": has_error}
+            page = with_retries(partial(self._get, "/documents", limit=PAGE, cursor=cursor, **filters))
+            if "documents" not in page:
+                raise self._foreign()
+            yield from page["documents"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def retry(self, document_id: str, *, start_over: bool) -> Record:
+        """Take a document up again; returns it. Raises NotFoundError, and ApiRefusedError `not_retryable`."""
+        return self._act(document_id, "retry", start_over=start_over)
+
+    def cancel(self, document_id: str) -> Record:
+        """Stop the work on a document; returns it. Raises NotFoundError, and ApiRefusedError `not_cancellable`."""
+        return self._act(document_id, "cancel")
+
     def counts(self) -> dict[str, int]:
         """How many documents are in each state."""
         return dict(self._get_part("/documents/summary", "states"))
@@ -94,7 +119,13 @@ class ApiClient:
         """The chunks nearest to a query, best first; at most 100."""
         return list(self._get_part("/search", "results", q=query, limit=limit))
 
-    def _get(self, path: str, **parameters: str | int | None) -> Record:
+    def _act(self, document_id: str, action: str, **parameters: bool) -> Record:
+        document: Record = self._send(
+            "POST", f"/documents/{quote(document_id, safe='')}/{action}", params=parameters
+        ).json()
+        return document
+
+    def _get(self, path: str, **parameters: str | int | list[str] | None) -> Record:
         given = {name: value for name, value in parameters.items() if value is not None}
         answer = self._send("GET", path, params=given).json()
         if not isinstance(answer, dict):
@@ -184,15 +215,21 @@ def refusal(response: requests.Response) -> IngestionError:
     """What a response that is no success means. A 502 without a code comes from a gateway before the API."""
     problem = _problem(response)
     status, code = response.status_code, problem.get("code")
-    words = [problem.get("detail") or f"The API answered with status {status}.", problem.get("remedy")]
+    words: list[str | None] = [problem.get("detail") or f"The API answered with status {status}", problem.get("remedy")]
     if status >= requests.codes.server_error and "correlation_id" in problem:
-        words.append(f"Its correlation id is {problem['correlation_id']}.")
-    message = " ".join(str(word) for word in words if word)
+        words.append(f"Its correlation id is {problem['correlation_id']}")
+    message = sentences(*words)
     if status in UNAVAILABLE_STATUSES or (status == requests.codes.bad_gateway and code is None):
         return ApiUnavailableError(message, code=code, retry_after_seconds=_retry_after(response))
     if code == NotFoundError.code:
         return NotFoundError(message)
     return ApiRefusedError(message, code=code)
+
+
+def sentences(*texts: str | None) -> str:
+    """The texts one after the other, each with an end; those without a word are left out."""
+    stripped = (text.strip() for text in texts if text)
+    return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in stripped if text)
 
 
 def _problem(response: requests.Response) -> Record:

@@ -92,9 +92,31 @@ def documents_table(documents: Sequence[Record]) -> Table:
             _number(progress["pages"]),
             _chunks(document),
             _number(progress["tokens"]),
-            shown(error["code"]) if error else "",
+            shown(error["code"] + _next_try(document)) if error else "",
         )
     return table
+
+
+def failures_view(documents: Sequence[Record]) -> RenderableType:
+    """Documents with an error, by its code: the remedy once, then each with its reason and when it is tried again."""
+    by_code: dict[str, list[Record]] = {}
+    for document in documents:
+        by_code.setdefault(document["last_error"]["code"], []).append(document)
+    parts: list[RenderableType] = []
+    for code, failed in by_code.items():
+        table = _table("Document", "File", "State", "Attempt", "Next try", "Reason")
+        for document in failed:
+            table.add_row(
+                document["document_id"],
+                shown(document["filename"]),
+                state_text(document["state"]),
+                _number(document["attempt"]),
+                _time(document["next_attempt_at"]) if document["next_attempt_at"] else "",
+                shown(document["last_error"]["message"]),
+            )
+        head = Text.assemble((code, "bold"), f" ({len(failed)}): ", shown(failed[0]["last_error"]["remedy"]))
+        parts += [head, table, ""]
+    return Group(*parts)
 
 
 def document_view(document: Record) -> RenderableType:
@@ -178,6 +200,10 @@ def _facts(document: Record) -> list[tuple[str, Text]]:
     return facts
 
 
+def _next_try(document: Record) -> str:
+    return f", next try {_time(document['next_attempt_at'])}" if document["next_attempt_at"] else ""
+
+
 def _chunks(document: Record) -> str:
     progress = document["progress"]
     if progress["chunks_total"] is None:
@@ -191,7 +217,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         is_number = column in ("Chunks", "Seconds", "Documents", "Pages", "Tokens", "Attempt")
-        is_fixed = is_number or column in ("Document", "State", "Since", "Time")
+        is_fixed = is_number or column in ("Document", "State", "Since", "Time", "Next try")
         table.add_column(column, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
     return table
 

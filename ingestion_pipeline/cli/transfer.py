@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ingestion_pipeline.cli.client import Accepted, ApiClient, ApiUnavailableError, Record, with_retries
+from ingestion_pipeline.cli.client import Accepted, ApiClient, ApiUnavailableError, Record, sentences, with_retries
 from ingestion_pipeline.domain import SETTLED, State
 from ingestion_pipeline.errors import IngestionError
 
@@ -69,7 +69,10 @@ class FileRow:
         self.chunks = document["progress"]["chunks_total"]
         error = document["last_error"]
         self.code = error["code"] if error else None
-        self.reason = " ".join(filter(None, (error["message"], error["remedy"]))) if error else ""
+        self.reason = sentences(error["message"], error["remedy"]) if error else ""
+        if self.is_new is False and self.is_settled and document["retry_path"]:
+            hint = f"It was uploaded before: `ingest retry {self.document_id}` takes it up again"
+            self.reason = sentences(self.reason, hint)
         return has_changed
 
 

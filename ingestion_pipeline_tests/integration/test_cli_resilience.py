@@ -29,6 +29,7 @@ def document(document_id: str, filename: str, state: str, error: dict[str, str] 
         "progress": {"pages": 1, "failed_pages": [], "chunks_total": 3, "chunks_embedded": 3, "tokens": 9},
         "next_attempt_at": None,
         "last_error": error,
+        "retry_path": None,
         "correlation_id": DOCUMENT_ID,
         "history": [],
     }

@@ -39,6 +39,7 @@ DOCUMENT: dict[str, Any] = {
         "remedy": "Remove the password.",
     },
     "correlation_id": "0d4a9d0b-7d7a-4c4f-a1ee-c3a3b1a3f3aa",
+    "retry_path": "/documents/3f0a9c1e-6f0d-5b55-9a3e-1c2d7f6f4b10/retry",
     "history": [
         {
             "at": "2026-11-01T10:00:05Z",

@@ -1,13 +1,14 @@
 """Settings: what an operator reads when one is missing or wrong, and that no value appears in it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from ingestion_pipeline.errors import ConfigurationError
-from ingestion_pipeline.settings import Settings, check_postgres_url, load_settings
+from ingestion_pipeline.settings import FOREIGN, PROJECT_ROOT, Settings, check_postgres_url, load_settings
 
 SESAME = "open-sesame-9"
 WRONG = {
@@ -56,6 +57,77 @@ def test_a_wrong_setting_is_named_and_described_and_its_value_is_not_shown(
     assert WRONG[name] not in line.removesuffix(f"({Settings.model_fields[name].description})") or len(WRONG[name]) == 1
     assert "sesame" not in line
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("webhook_secret", "it must have at least 16 characters"),
+        ("api_key", "it must have at least 16 characters"),
+        ("database_url", "it must look like postgresql://"),
+        ("webhook_window_seconds", "it must be a number"),
+        ("max_upload_bytes", "it must be a whole number"),
+        ("api_owner_id", "it must be a UUID"),
+        ("object_store", "it must be 'local' or 's3'"),
+        ("max_attempts", "it must be greater than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_for_people(monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
+    monkeypatch.setenv(f"INGEST_{name.upper()}", WRONG[name])
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert caught.value.message.startswith(f"INGEST_{name.upper()}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("INGEST_OPENAI_APIKEY", "INGEST_OPENAI_API_KEY"),
+        ("INGEST_MAX_ATTEMPT", "INGEST_MAX_ATTEMPTS"),
+        ("INGEST_S3_BUKET", "INGEST_S3_BUCKET"),
+        ("ingest_llamacloud_api_key", "INGEST_LLAMA_CLOUD_API_KEY"),
+    ],
+)
+@pytest.mark.parametrize("is_in_file", [False, True])
+def test_a_misspelt_setting_is_refused_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, meant: str, *, is_in_file: bool
+) -> None:
+    if is_in_file:
+        (tmp_path / ".env").write_text(f"{variable}={SESAME}\n")
+    else:
+        monkeypatch.setenv(variable, SESAME)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert caught.value.message == f"{variable.upper()} is no setting: did you mean {meant}?"
+
+
+def test_a_name_that_resembles_no_setting_is_refused_beside_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGEST_ZZZ", SESAME)
+    monkeypatch.setenv("INGEST_API_PORT", "0")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert [line.split(" ")[0] for line in caught.value.message.splitlines()] == ["INGEST_ZZZ", "INGEST_API_PORT:"]
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "INGEST_CODE_SERVER_PORT",
+        "INGEST_API_PASSWORD",
+        "INGEST_TEST_DATABASE_URL",
+        "INGESTOR",
+        "PATH_INGEST_",
+    ):
+        monkeypatch.setenv(name, "1")
+    assert load_settings().api_port == 8000
+
+
+def test_every_variable_with_the_prefix_in_the_files_of_the_project_is_a_setting_or_known() -> None:
+    files = [PROJECT_ROOT / name for name in ("dagster.yaml", "workspace.yaml", "docker-compose.yml", ".env.example")]
+    files += (PROJECT_ROOT / "ingestion_pipeline").rglob("*.py")
+    found = {name for file in files for name in re.findall(r"\bINGEST_[A-Z0-9_]*[A-Z0-9]\b(?!_)", file.read_text())}
+    known = {f"INGEST_{name.upper()}" for name in Settings.model_fields}
+    assert "INGEST_DAGSTER_DATA_DIR" in found
+    assert [name for name in sorted(found - known) if not FOREIGN.fullmatch(name)] == []
 
 
 def test_every_wrong_setting_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
