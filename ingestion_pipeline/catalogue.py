@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from ingestion_pipeline.domain import DEAD_LETTERS, ParseOutcome, SearchHit, State
+from ingestion_pipeline.domain import DEAD_LETTERS, ParseOutcome, SearchHit, State, VendorCall
 from ingestion_pipeline.errors import DatabaseUnavailableError
 
 
@@ -167,8 +167,10 @@ class Catalogue(Protocol):
         """How many documents are in each state; states without documents are left out."""
         ...
 
-    def search(self, owner_id: UUID, *, vector: Sequence[float], model: str, limit: int) -> list[SearchHit]:
-        """The chunks nearest to a vector of `model`, nearest first."""
+    def search(
+        self, owner_id: UUID, *, vector: Sequence[float], model: str, limit: int, bill: VendorCall | None = None
+    ) -> list[SearchHit]:
+        """The chunks nearest to a vector of `model`, nearest first; `bill`, what the vector cost, is the owner's."""
         ...
 
     def receive_parse_event(self, source: str, notice: ParseNotice) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
 from uuid import UUID, uuid5
@@ -210,6 +211,35 @@ class Failure:
     stage: str
     transient: bool
     retry_after_seconds: float | None = None
+
+
+class Vendor(StrEnum):
+    """The outside services whose calls are paid for."""
+
+    LLAMACLOUD = "llamacloud"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageShare:
+    """What one document owes of a call; `document_id` is None where the call served none."""
+
+    document_id: UUID | None
+    tokens: int = 0
+    pages: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class VendorCall:
+    """A call as the ledger keeps it; `model` is the embedding model or the parse tier, `seconds` how long it took."""
+
+    vendor: Vendor
+    operation: str
+    model: str
+    shares: tuple[UsageShare, ...]
+    seconds: float | None = None
+    outcome: str = "ok"
 
 
 @dataclass(frozen=True, slots=True)

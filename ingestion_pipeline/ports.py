@@ -19,6 +19,7 @@ from ingestion_pipeline.domain import (
     ParseJob,
     ParseOutcome,
     State,
+    VendorCall,
 )
 from ingestion_pipeline.errors import IngestionError
 
@@ -109,13 +110,21 @@ class Parser(Protocol):
         """Ask the vendor to stop; no error if it is over already."""
         ...
 
+    def bill(self, document_id: UUID, pages: int) -> VendorCall:
+        """What the vendor bills for a document of so many pages."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors of one request: float32, shape (texts, dimensions), in the order of the texts; tokens as billed."""
+    """Vectors of one request: float32, shape (texts, dimensions), in the order of the texts; tokens as billed.
+
+    `seconds` is how long the request took.
+    """
 
     vectors: NDArray[np.float32]
     tokens: int
+    seconds: float | None = None
 
 
 class Embedder(Protocol):
@@ -249,8 +258,10 @@ class DocumentStore(Protocol):
         """(document, parse job) whose webhook should have come; the next look at them is in `poll_seconds`."""
         ...
 
-    def parsed(self, document: Document, claim: str, parsed_key: str, parsed: ParsedText) -> None:
-        """parsed → parse_validated."""
+    def parsed(
+        self, document: Document, claim: str, parsed_key: str, parsed: ParsedText, bill: VendorCall | None = None
+    ) -> None:
+        """parsed → parse_validated; what the parser bills goes into the ledger."""
         ...
 
     def chunks_stored(self, document: Document, claim: str, chunks: Sequence[Chunk]) -> None:
@@ -269,8 +280,16 @@ class DocumentStore(Protocol):
         """Chunks without a vector, by document and position."""
         ...
 
-    def store_vectors(self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str) -> None:
-        """Put vectors into the buffer, `vectors[i]` for `texts[i]`."""
+    def store_vectors(
+        self,
+        claim: str,
+        texts: Sequence[PendingText],
+        vectors: NDArray[np.float32],
+        model: str,
+        bill: VendorCall | None = None,
+    ) -> None:
+        """Put vectors into the buffer, `vectors[i]` for `texts[i]`, and the call that they were paid with into the
+        ledger."""
         ...
 
     def vector_facts(self, document_id: UUID) -> VectorFacts:

@@ -28,9 +28,10 @@ from ingestion_pipeline.adapters.llamacloud_webhook import (
     verify_webhook,
 )
 from ingestion_pipeline.adapters.vendor_answers import check_client_settings
-from ingestion_pipeline.domain import ParsedPage, ParseJob, ParseOutcome
+from ingestion_pipeline.domain import ParsedPage, ParseJob, ParseOutcome, VendorCall
 from ingestion_pipeline.errors import IngestionError, ParseJobLostError, TransientError, VendorUnavailableError
 from ingestion_pipeline.ports import ParseRequest
+from ingestion_pipeline.stages.usage import parsing_call
 
 if TYPE_CHECKING:
     from llama_cloud._response import APIResponse
@@ -162,6 +163,10 @@ class LlamaCloudParser:
         over = _OverError(f"the job {job_id} is over")
         with contextlib.suppress(_OverError):
             self._ask(lambda: self._parsing.cancel(job_id), {400: over, 404: over, 409: over})
+
+    def bill(self, document_id: UUID, pages: int) -> VendorCall:
+        """By the price list of the tier."""
+        return parsing_call(self._tier, document_id, pages)
 
     def close(self) -> None:
         """Drop the connections."""

@@ -5,7 +5,9 @@ when an OpenAIEmbedder is made.
 """
 
 import binascii
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,7 @@ class OpenAIEmbedder:
         """One request for all texts; none for no texts."""
         if not texts:
             return Embeddings(np.empty((0, self._dimensions), np.float32), 0)
+        started = time.perf_counter()
         try:
             answer = self._embeddings.create(
                 model=self._model, input=list(texts), dimensions=self._dimensions, encoding_format="base64"
@@ -78,7 +81,8 @@ class OpenAIEmbedder:
             raise VendorUnavailableError("OpenAI did not answer in time") from error
         except self._sdk.APIConnectionError as error:
             raise VendorUnavailableError("OpenAI can't be reached, or the connection broke") from error
-        return read_embeddings(answer.content, len(texts), self._dimensions)
+        seconds = time.perf_counter() - started
+        return replace(read_embeddings(answer.content, len(texts), self._dimensions), seconds=seconds)
 
     def close(self) -> None:
         """Drop the connections."""

@@ -9,6 +9,7 @@ from ingestion_pipeline.api.errors import InvalidRequestError
 from ingestion_pipeline.api.openapi import problems
 from ingestion_pipeline.api.schemas import SearchResult, SearchResults
 from ingestion_pipeline.api.services import CurrentServices
+from ingestion_pipeline.stages.usage import query_call
 
 router = APIRouter(tags=["search"])
 
@@ -25,6 +26,12 @@ def search(
     if not text:
         raise InvalidRequestError("The query `q` is blank.")
     embedder = services.embedder
-    vector = embedder.embed([text]).vectors[0].tolist()
-    hits = services.catalogue.search(principal.owner_id, vector=vector, model=embedder.model, limit=limit)
+    embedded = embedder.embed([text])
+    hits = services.catalogue.search(
+        principal.owner_id,
+        vector=embedded.vectors[0].tolist(),
+        model=embedder.model,
+        limit=limit,
+        bill=query_call(embedder.model, embedded.tokens, embedded.seconds),
+    )
     return SearchResults(model=embedder.model, results=[SearchResult.of(hit) for hit in hits])

@@ -18,7 +18,7 @@ from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Ver
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import PendingText
 from ingestion_pipeline.stages.embed import check_vectors_complete, plan_batches, validate_vectors
-from ingestion_pipeline.stages.finalize import cost_in_usd
+from ingestion_pipeline.stages.usage import embedding_call, embedding_cost_usd
 
 CONCURRENT_REQUESTS = 4
 
@@ -92,17 +92,20 @@ def _request(
     """One request to the vendor and one write of its answer."""
     embeddings = services.embedder.embed([text.text for text in batch])
     validate_vectors(embeddings.vectors, len(batch), services.embedder.dimensions)
+    bill = embedding_call(services.embedder.model, embeddings.tokens, embeddings.seconds, batch)
     rows = [(index, text) for index, first in enumerate(batch) for text in same_content[first.chunk_sha256]]
     services.documents.store_vectors(
         claim,
         [text for _, text in rows],
         embeddings.vectors[[index for index, _ in rows]],
         services.embedder.model,
+        bill,
     )
-    counted = sum(text.token_count for text in batch)
-    for text in batch:  # the vendor bills a request; a document's share goes by its own count
+    for text in batch:
         spending.vectors[text.document_id] += 1
-        spending.tokens[text.document_id] += round(embeddings.tokens * text.token_count / counted)
+    for share in bill.shares:
+        if share.document_id is not None:
+            spending.tokens[share.document_id] += share.tokens
 
 
 def _holders(batch: Sequence[PendingText], same_content: dict[bytes, list[PendingText]]) -> set[UUID]:
@@ -136,7 +139,7 @@ def _conclude(
         "model": services.embedder.model,
         "dimensions": services.embedder.dimensions,
         "tokens": tokens,
-        "cost_usd": cost_in_usd(services.embedder.model, tokens) or 0.0,
+        "cost_usd": float(embedding_cost_usd(services.embedder.model, tokens)),
         "seconds": round(time.monotonic() - started, 3),
     }
     return StageReport(document.document_id, Asset.EMBEDDINGS, Verdict.DONE, metadata, (check,))

@@ -29,7 +29,8 @@ def store_parsed(document: Document, claim: str, services: Services) -> StageRep
     services.objects.put(key, parsed.text.encode())
     stored = ParsedText(services.objects.get(key).decode(), parsed.page_numbers, parsed.page_starts)
     checks = require_passed(normalising.validate(stored, parsed.sha256))
-    services.documents.parsed(document, claim, key, parsed)
+    bill = services.parser.bill(document.document_id, len(parsed.page_numbers) + len(parsed.failed_pages))
+    services.documents.parsed(document, claim, key, parsed, bill)
     metadata: Metadata = {
         "filename": document.filename,
         "pages": len(parsed.page_numbers),

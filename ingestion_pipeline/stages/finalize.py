@@ -1,16 +1,7 @@
-"""Whether a finished document may be served, and what it cost."""
+"""Whether a finished document may be served."""
 
 from ingestion_pipeline.domain import CheckResult
 from ingestion_pipeline.ports import PromotionFacts
-
-# OpenAI's price list, USD for a million tokens of synchronous requests.
-PRICES_USD_A_MILLION = {"text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13}
-
-
-def cost_in_usd(model: str, tokens: int) -> float | None:
-    """The price of embedding so many tokens, or None for a model that is not in the price list."""
-    price = PRICES_USD_A_MILLION.get(model)
-    return None if price is None else price * tokens / 1_000_000
 
 
 def check_promotion(facts: PromotionFacts, expected_chunks: int) -> CheckResult:

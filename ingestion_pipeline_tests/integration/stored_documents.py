@@ -25,6 +25,7 @@ from ingestion_pipeline.domain import (
     sha256_of,
 )
 from ingestion_pipeline.ports import PromotionFacts
+from ingestion_pipeline.stages.usage import embedding_call
 
 psycopg2.extras.register_uuid()
 
@@ -188,7 +189,8 @@ class Walk:
 
     def store_vectors(self, model: str = MODEL, seed: int = 7) -> None:
         missing = self.store.missing_vectors([self.document_id])
-        self.store.store_vectors(self.claim, missing, vectors_for(len(missing), seed), model)
+        bill = embedding_call(model, 3 * len(missing), 0.1, missing) if missing else None
+        self.store.store_vectors(self.claim, missing, vectors_for(len(missing), seed), model, bill)
 
     def to(self, target: State, model: str = MODEL) -> Document:
         """Walk from `uploaded` to a state of the happy path or a dead letter, and hold the claim there if one can."""

@@ -16,7 +16,10 @@ from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.domain import State, sha256_of
 
-READABLE = ("documents", "upload_jobs", "events", "document_vector_buffer", "document_chunks", "document_vectors")
+READABLE = (
+    "documents", "upload_jobs", "events", "document_vector_buffer", "document_chunks", "document_vectors",
+    "provider_usage",
+)  # fmt: skip
 HISTORY_WRITES = (
     "insert into upload_pipeline.events (document_id, owner_id, actor, to_state, correlation_id, attempt) "
     "select document_id, owner_id, 'me', 'complete', correlation_id, 0 from upload_pipeline.upload_jobs",
@@ -113,6 +116,15 @@ def test_an_owner_of_one_transaction_is_forgotten_in_the_next_of_the_same_connec
         "select upload_pipeline.apply_parse_outcome('job', 'success')",
         "select upload_pipeline.replay_document(document_id, true) from upload_pipeline.documents",
         "select * from upload_pipeline.cancellations",
+        "update upload_pipeline.provider_usage set cost_usd = 0",
+        "delete from upload_pipeline.provider_usage",
+        "insert into upload_pipeline.provider_usage (call_id, provider, operation, model, owner_id) "
+        f"values ('{OWNER}', 'openai', 'embed', 'm', '{OTHER_OWNER}')",
+        "insert into upload_pipeline.provider_usage (call_id, provider, operation, model, owner_id, document_id) "
+        f"values ('{OWNER}', 'openai', 'embed', 'm', '{OWNER}', '{OWNER}')",
+        "update upload_pipeline.vendor_breakers set state = 'closed'",
+        "insert into upload_pipeline.vendor_breakers (vendor) values ('mine')",
+        "update upload_pipeline.rate_buckets set level = 0",
         "create table upload_pipeline.mine ()",
         "create table dagster.mine ()",
         "alter table upload_pipeline.documents disable row level security",
@@ -174,6 +186,10 @@ def test_the_api_can_not_enqueue_another_owners_document(api: Any, populated: Da
         "truncate upload_pipeline.upload_jobs",
         "set session_replication_role = replica",
         "select upload_pipeline.append_event()",
+        "update upload_pipeline.provider_usage set cost_usd = 0",
+        "delete from upload_pipeline.provider_usage",
+        "update upload_pipeline.vendor_breakers set state = 'closed'",
+        "update upload_pipeline.rate_buckets set level = 0",
         "select upload_pipeline.cancel_document(document_id) from upload_pipeline.documents",
         "select upload_pipeline.retry_document(document_id, true) from upload_pipeline.documents",
         "insert into upload_pipeline.cancellations default values",

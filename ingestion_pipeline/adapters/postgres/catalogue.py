@@ -8,6 +8,7 @@ from uuid import UUID
 from pgvector import HalfVector
 
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
+from ingestion_pipeline.adapters.postgres.ledger import record_call
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.catalogue import (
     CommitUncertainError,
@@ -18,7 +19,7 @@ from ingestion_pipeline.catalogue import (
     Position,
     Selection,
 )
-from ingestion_pipeline.domain import SearchHit, State
+from ingestion_pipeline.domain import SearchHit, State, VendorCall
 from ingestion_pipeline.errors import (
     DatabaseUnavailableError,
     NotCancellableError,
@@ -120,8 +121,13 @@ class PostgresCatalogue:
             rows = self._queries.count_by_state(connection, owner_id=owner_id)
             return {State(row["state"]): row["documents"] for row in rows}
 
-    def search(self, owner_id: UUID, *, vector: Sequence[float], model: str, limit: int) -> list[SearchHit]:
+    def search(
+        self, owner_id: UUID, *, vector: Sequence[float], model: str, limit: int, bill: VendorCall | None = None
+    ) -> list[SearchHit]:
         with self._transaction(owner_id) as connection:
+            if bill is not None:
+                self._queries.do_not_wait_for_disk(connection)
+                record_call(connection, bill, owner_id)
             rows = self._queries.search(
                 connection,
                 owner_id=owner_id,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_rows
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
+from ingestion_pipeline.adapters.postgres.ledger import record_call
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.domain import (
     Chunk,
@@ -19,6 +20,7 @@ from ingestion_pipeline.domain import (
     ParsedText,
     ParseOutcome,
     State,
+    VendorCall,
     dead_letter_of,
 )
 from ingestion_pipeline.errors import ClaimLostError
@@ -124,7 +126,9 @@ class PostgresDocumentStore:
             rows = self._queries.overdue_parse_jobs(connection, max_documents=max_documents, poll_seconds=poll_seconds)
             return [(row["document_id"], row["parse_job_id"]) for row in rows]
 
-    def parsed(self, document: Document, claim: str, parsed_key: str, parsed: ParsedText) -> None:
+    def parsed(
+        self, document: Document, claim: str, parsed_key: str, parsed: ParsedText, bill: VendorCall | None = None
+    ) -> None:
         with self._transaction() as connection:
             self._advance(connection, document, claim, State.PARSED, State.PARSE_VALIDATED)
             self._queries.record_parsed(
@@ -137,6 +141,8 @@ class PostgresDocumentStore:
                 failed_pages=list(parsed.failed_pages),
                 page_count=len(parsed.page_numbers) + len(parsed.failed_pages),
             )
+            if bill is not None:
+                record_call(connection, bill)
 
     # chunks and vectors
 
@@ -170,7 +176,14 @@ class PostgresDocumentStore:
             rows = self._queries.missing_vectors(connection, document_ids=list(document_ids))
             return [PendingText(**{**row, "chunk_sha256": bytes(row["chunk_sha256"])}) for row in rows]
 
-    def store_vectors(self, claim: str, texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str) -> None:
+    def store_vectors(
+        self,
+        claim: str,
+        texts: Sequence[PendingText],
+        vectors: NDArray[np.float32],
+        model: str,
+        bill: VendorCall | None = None,
+    ) -> None:
         document_ids = {text.document_id for text in texts}
         with self._transaction() as connection:
             held = list(self._queries.hold_claim(connection, document_ids=list(document_ids), claim=claim))
@@ -180,6 +193,8 @@ class PostgresDocumentStore:
             with connection.cursor() as cursor:
                 cursor.copy_expert(self._queries.copy_vectors.sql, vector_rows(texts, vectors, model), COPY_BLOCK_BYTES)
             self._queries.store_staged_vectors(connection)
+            if bill is not None:
+                record_call(connection, bill)
 
     def vector_facts(self, document_id: UUID) -> VectorFacts:
         with self._transaction() as connection:
