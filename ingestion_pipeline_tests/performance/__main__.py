@@ -1,8 +1,10 @@
 """`python -m ingestion_pipeline_tests.performance`: run the measurements, print the table, write the results."""
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -13,7 +15,7 @@ from ingestion_pipeline_tests.performance.report import Figure
 from ingestion_pipeline_tests.performance.surroundings import Surroundings, surroundings
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Extent:
     """How much is measured: documents of 8 KB and of 1 MB, rounds of which the median counts, and so on."""
 
@@ -52,9 +54,12 @@ def make_argument_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure what was asked for."""
     options = make_argument_parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # by an exception, so that all processes are ended
     extent = LONG if options.long else SHORT
-    extent.documents = Sizes(*options.documents) if options.documents else extent.documents
-    extent.rounds = options.rounds or extent.rounds
+    if options.documents:
+        extent = replace(extent, documents=Sizes(*options.documents))
+    if options.rounds:
+        extent = replace(extent, rounds=options.rounds)
     figures: list[Figure] = []
     facts = report.machine()
     with surroundings() as here:
