@@ -7,6 +7,9 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
 	if $$candidate -c '$(FITS)' >/dev/null 2>&1; then echo $$candidate; exit; fi; done; echo no-python)
 
+# Tests wait about as much as they compute.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test bench check format lock clean
 
@@ -31,8 +34,8 @@ run: $(INSTALLED) ## Start everything, ingest the sample documents, stay up unti
 demo: $(INSTALLED) ## The same, but stop by itself; the exit status tells whether it worked
 	@exec $(BIN)/ingest up --exit-after-demo
 
-test: $(INSTALLED) ## Run all tests
-	$(BIN)/pytest
+test: $(INSTALLED) ## Run all tests, in WORKERS processes at once
+	$(BIN)/pytest -n $(WORKERS)
 
 bench: $(INSTALLED) ## Measure speed, latency and memory; LONG=1 at the sizes of a release (see docs/performance.md)
 	$(BIN)/python -m ingestion_pipeline_tests.performance $(if $(LONG),--long) $(if $(ONLY),--only $(ONLY))

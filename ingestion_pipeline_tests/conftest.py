@@ -1,4 +1,4 @@
-"""Fixtures that every suite shares: a PostgreSQL server, and a migrated database for each test that asks for one.
+"""What every suite shares: a PostgreSQL server, a migrated database for each test that asks for one, and who runs what.
 
 - `postgres_server` (session): an embedded server made for this run, or the one of INGEST_TEST_DATABASE_URL, a
   postgresql:// URL of a superuser on a server that is there for tests: the passwords of its roles ingest_worker and
@@ -17,18 +17,43 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg2
 import pytest
 from psycopg2 import sql
+from xdist.scheduler import LoadScopeScheduling
 
 from ingestion_pipeline.adapters.postgres.migrations import Migrator
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from running_api import RunningApi
+
+
+SLOWEST = "ingestion_pipeline_tests/e2e/"
+SHARING_A_STACK = tuple(SLOWEST + name for name in ("test_browser.py", "test_documents.py", "test_operation.py"))
+
+
+class FilesAtATime(LoadScopeScheduling):
+    """Hands each worker of `pytest -n` whole files, so that what a file starts is started once, in their order here."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return SLOWEST if file in SHARING_A_STACK else file
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest first: what starts last decides when all are done."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SLOWEST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAtATime:
+    """Called by xdist."""
+    config.option.loadscopereorder = False
+    return FilesAtATime(config, log)
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,8 @@ class PostgresServer:
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
-        self._password = secrets.token_urlsafe(16)
+        # The same in all workers of a run: roles belong to the server, which they may share.
+        self._password = os.environ.get("PYTEST_XDIST_TESTRUNUID") or secrets.token_urlsafe(16)
         self._template: str | None = None
 
     def url(self, database: str = "postgres") -> str:

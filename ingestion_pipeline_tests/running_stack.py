@@ -16,6 +16,8 @@ import psycopg2
 import psycopg2.extras
 import requests
 
+from ingestion_pipeline.local_stack.ports import usable_port
+
 Value = TypeVar("Value")
 INGEST = [sys.executable, "-m", "ingestion_pipeline.cli"]
 SETTLED = {"complete", "failed_parse", "failed_chunking", "failed_embedding", "cancelled"}
@@ -34,13 +36,17 @@ def wait_for(condition: Callable[[], Value], what: str, seconds: float = 60.0, p
 
 @dataclass
 class RunningStack:
-    """`ingest up` on `data_dir`; `environment` adds settings."""
+    """`ingest up` on `data_dir`; `environment` adds settings. Its ports are its own: stacks start side by side."""
 
     data_dir: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, seconds: float = 90.0) -> None:
+    def __post_init__(self) -> None:
+        ports = {name: str(usable_port("127.0.0.1")) for name in ("INGEST_API_PORT", "INGEST_DAGSTER_PORT")}
+        self.environment = {**ports, **self.environment}
+
+    def start(self, seconds: float = 200.0) -> None:
         """Start it and wait until everything is ready."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         (self.data_dir / "stack.json").unlink(missing_ok=True)

@@ -31,7 +31,7 @@ from ingestion_pipeline.settings import PROJECT_ROOT
 
 LOOPBACK = "127.0.0.1"
 FOREIGN = "postgres"  # the one service of an image that is not ours
-READY_SECONDS = 90.0
+READY_SECONDS = 120.0
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
 
 
@@ -133,7 +133,7 @@ class ComposeProject:
             else:
                 self._start(name, service)
             if any(name in each.get("depends_on", {}) for each in self.services.values()):
-                wait_for(self._condition(name, service), f"{name} is ready", READY_SECONDS)
+                wait_for(self._condition(name, service), f"{name} is ready", READY_SECONDS, poll=0.5)
             self._ready[name].set_result(None)
         except BaseException as error:
             self._ready[name].set_exception(error)

@@ -23,7 +23,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """One that the tests of a module start and kill; nothing of it is left afterwards."""
     running = RunningStack(
-        tmp_path_factory.mktemp("own") / "data", {"INGEST_CLAIM_SECONDS": "30", "INGEST_PARSE_POLL_SECONDS": "2"}
+        tmp_path_factory.mktemp("own") / "data", {"INGEST_CLAIM_SECONDS": "15", "INGEST_PARSE_POLL_SECONDS": "2"}
     )
     yield running
     if running.process is not None:

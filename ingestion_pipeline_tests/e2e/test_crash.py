@@ -53,15 +53,16 @@ def test_after_kill_9_of_every_process_nothing_is_lost_or_done_twice(running: Ru
     stack = running
     stack.script_fault(
         "llamaparse",
-        {"operation": "run_job", "match": "slow", "times": None, "fault": {"kind": "parse_delay", "seconds": 60}},
+        {"operation": "run_job", "match": "slow", "times": None, "fault": {"kind": "parse_delay", "seconds": 25}},
     )
     stack.script_fault("openai", {"match": "the book held", "times": None, "fault": {"kind": "latency", "seconds": 60}})
     documents = [upload_book(stack, f"early {number}") for number in range(3)]
     for document_id in documents:
         assert stack.settled(document_id)["state"] == "complete"
-    documents += [upload_book(stack, f"slow {number}") for number in range(3)]
     documents += [upload_book(stack, f"held {number}") for number in range(3)]
     wait_for(lambda: stack.calls("openai")["in_flight"] > 0, "an embedding request is in flight", 90)
+    documents += [upload_book(stack, f"slow {number}") for number in range(3)]
+    wait_for(lambda: states(stack)["parse_queued"] > 0, "a document waits for the parser")
     documents += [upload_book(stack, f"late {number}") for number in range(3)]
 
     freeze(stack)

@@ -22,7 +22,7 @@ NOT_IMPORTED = {
         "wordllama",  # its model's file
     },
     "DEV": {
-        *("pytest-timeout", "pytest-xdist", "ruff", "mypy", "import-linter"),
+        *("pytest-timeout", "ruff", "mypy", "import-linter"),
         *("types-requests", "types-psycopg2", "types-pyyaml", "types-psutil", "pandas-stubs"),
     },
 }
