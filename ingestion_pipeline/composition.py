@@ -21,7 +21,9 @@ def document_store(settings: Settings) -> DocumentStore:
         setting="INGEST_WORKER_DATABASE_URL",
         max_connections=settings.database_connections,
     )
-    return PostgresDocumentStore(database, actor="worker", claim_seconds=settings.claim_seconds)
+    return PostgresDocumentStore(
+        database, actor="worker", claim_seconds=settings.claim_seconds, precision=settings.vector_precision
+    )
 
 
 def object_store(settings: Settings) -> ObjectStore:

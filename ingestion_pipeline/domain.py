@@ -90,6 +90,13 @@ class Lane(StrEnum):
     PROCESS = "process"
 
 
+class Precision(StrEnum):
+    """How the numbers of a vector are stored: 2 bytes each, or 4."""
+
+    HALF = "half"
+    FULL = "full"
+
+
 class ParseOutcome(StrEnum):
     """How a parse job ended at the vendor, as its webhook or a poll said."""
 

@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
+from ingestion_pipeline.domain import Precision
 from ingestion_pipeline.errors import ConfigurationError
 
 PREFIX = "INGEST_"
@@ -123,7 +124,11 @@ class Settings(BaseSettings):
     openai_base_url: str = Field(default="https://api.openai.com/v1", description="the address of the OpenAI API")
     embedding_model: Literal["text-embedding-3-small", "text-embedding-3-large"] = Field(
         default="text-embedding-3-small",
-        description="text-embedding-3-small or text-embedding-3-large, both stored with 1536 dimensions",
+        description="text-embedding-3-small or text-embedding-3-large, both with 1536 dimensions",
+    )
+    vector_precision: Precision = Field(
+        default=Precision.HALF,
+        description="half or full: how vectors are stored; `ingest db migrate` changes it while there are none",
     )
     vendor_timeout_seconds: float = Field(default=60.0, gt=0, description="how long one call to a vendor may take")
 
@@ -136,6 +141,12 @@ class Settings(BaseSettings):
     api_owner_id: UUID = Field(
         default=UUID("00000000-0000-4000-8000-000000000001"),
         description="the owner (a UUID) whom the bearer key stands for",
+    )
+    search_candidates: int = Field(
+        default=100,
+        ge=10,
+        le=1000,
+        description="vectors that a search of a vector index looks at, 10 to 1000: more find surer and take longer",
     )
     max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="largest upload in bytes")
 

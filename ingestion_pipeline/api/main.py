@@ -34,7 +34,9 @@ def build_services(settings: Settings) -> ApiServices:
             application_name="ingest-api",
             setting="INGEST_API_DATABASE_URL",
             max_connections=settings.database_connections,
-        )
+        ),
+        precision=settings.vector_precision,
+        search_candidates=settings.search_candidates,
     )
 
     def verify(raw_body: bytes, signature: str | None) -> ParseNotice:

@@ -64,6 +64,7 @@ class LocalStack:
         api_url = _role_url(self._settings.api_database_url, owner_url, "ingest_api", self._data)
         migrator = Migrator(owner_url)
         migrator.migrate()
+        migrator.set_precision(self._settings.vector_precision)
         migrator.provision_logins(worker_url, api_url)
         if self._settings.database_url is None:
             self._add_postgres(owner_url)

@@ -61,7 +61,8 @@ order by b.document_id, b.ordinal;
 
 -- name: create_staged_vectors#
 -- COPY does not load tables with row-level security, so vectors come by a table of the session's own, empty after each commit.
-create temporary table if not exists staged_vectors (like upload_pipeline.document_vector_buffer) on commit delete rows;
+create temporary table if not exists staged_vectors (like upload_pipeline.document_vector_buffer including storage)
+on commit delete rows;
 
 -- name: store_staged_vectors!
 -- Writing twice is writing once.
@@ -78,7 +79,7 @@ select
     count(*) as chunks,
     count(v.chunk_id) as vectors,
     count(*) filter (where v.chunk_sha256 <> b.chunk_sha256) as foreign_vectors,
-    count(*) filter (where abs(l2_norm(v.embedding) - 1) > 0.01) as abnormal_vectors,
+    count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
     min(vector_dims(v.embedding)) as least_dimensions,
     max(vector_dims(v.embedding)) as most_dimensions,
     coalesce(sum(b.token_count), 0)::bigint as tokens
@@ -143,7 +144,7 @@ from (
         count(*) as chunks,
         coalesce(sum(b.token_count), 0)::bigint as tokens,
         sha256(string_agg(
-            uuid_send(b.chunk_id) || sha256(convert_to(b.text, 'UTF8')) || sha256(halfvec_send(v.embedding)), ''::bytea order by b.ordinal
+            uuid_send(b.chunk_id) || sha256(convert_to(b.text, 'UTF8')) || sha256(upload_pipeline.vector_bytes(v.embedding)), ''::bytea order by b.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunk_buffer as b
     inner join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
@@ -153,7 +154,7 @@ cross join (
     select
         count(*) as chunks,
         sha256(string_agg(
-            uuid_send(c.chunk_id) || sha256(convert_to(c.text, 'UTF8')) || sha256(halfvec_send(v.embedding)), ''::bytea order by c.ordinal
+            uuid_send(c.chunk_id) || sha256(convert_to(c.text, 'UTF8')) || sha256(upload_pipeline.vector_bytes(v.embedding)), ''::bytea order by c.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunks as c
     inner join upload_pipeline.document_vectors as v on v.chunk_id = c.chunk_id and v.model = :model

@@ -103,17 +103,24 @@ from (
 order by e.event_id;
 
 -- name: search
--- The chunks nearest to a query vector; exact while there is no vector index.
+-- The chunks nearest to a query vector. Which they are is found first, so that nothing else is read of all the others.
 select
-    v.document_id, v.chunk_id, d.filename, c.ordinal, c.first_page, c.last_page, c.heading_path,
+    n.document_id, n.chunk_id, d.filename, c.ordinal, c.first_page, c.last_page, c.heading_path,
     c.start_offset, c.end_offset, c.text,
-    1 - (v.embedding <=> :query::halfvec) as score
-from upload_pipeline.document_vectors as v
-inner join upload_pipeline.document_chunks as c on c.chunk_id = v.chunk_id
-inner join upload_pipeline.documents as d on d.document_id = v.document_id
-where v.model = :model and v.owner_id = :owner_id
-order by v.embedding <=> :query::halfvec
-limit :limit;
+    1 - n.distance as score
+from (
+    select
+        v.document_id,
+        v.chunk_id,
+        v.embedding <=> :query as distance
+    from upload_pipeline.document_vectors as v
+    where v.model = :model and v.owner_id = :owner_id
+    order by v.embedding <=> :query
+    limit :limit
+) as n
+inner join upload_pipeline.document_chunks as c on c.chunk_id = n.chunk_id
+inner join upload_pipeline.documents as d on d.document_id = n.document_id
+order by n.distance;
 
 -- name: receive_parse_event^
 -- A verified webhook of the parser.

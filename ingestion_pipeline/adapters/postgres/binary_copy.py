@@ -1,6 +1,7 @@
 """Rows in PostgreSQL's binary COPY format, from Python values and numpy rows: no float ever becomes text.
 
-Source of the format: PostgreSQL documentation, COPY, "Binary Format"; of vectors: pgvector's halfvec_recv.
+Source of the format: PostgreSQL documentation, COPY, "Binary Format"; of vectors: pgvector's halfvec_recv and
+vector_recv.
 """
 
 import io
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ingestion_pipeline.domain import Chunk, Document
+from ingestion_pipeline.domain import Chunk, Document, Precision
 from ingestion_pipeline.ports import PendingText
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
@@ -18,6 +19,7 @@ _TRAILER = struct.pack(">h", -1)
 _TEXT_OID = 25
 _UUID = struct.Struct(">i16s").pack
 _INTEGER = struct.Struct(">ii").pack
+_NUMBERS = {Precision.HALF: ">f2", Precision.FULL: ">f4"}
 _LENGTH = struct.Struct(">i").pack
 
 
@@ -57,18 +59,21 @@ def chunk_rows(document: Document, chunks: Sequence[Chunk]) -> io.BytesIO:
     return io.BytesIO(b"".join(parts))
 
 
-def vector_rows(texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str) -> io.BytesIO:
-    """Rows of the vector buffer: chunk_id, document_id, owner_id, model, chunk_sha256, embedding (halfvec).
+def vector_rows(
+    texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str, precision: Precision
+) -> io.BytesIO:
+    """Rows of the vector buffer: chunk_id, document_id, owner_id, model, chunk_sha256, embedding (halfvec or vector).
 
     `vectors` has the shape (texts, dimensions).
     """
-    dimensions = vectors.shape[1]
-    halves = np.ascontiguousarray(vectors, dtype=">f2").view(np.uint8).reshape(len(vectors), 2 * dimensions)
-    vector_head = struct.pack(">ihH", 4 + 2 * dimensions, dimensions, 0)
+    numbers = np.ascontiguousarray(vectors, dtype=_NUMBERS[precision])
+    row_bytes = numbers.shape[1] * numbers.itemsize
+    rows = numbers.view(np.uint8).reshape(len(vectors), row_bytes)
+    vector_head = struct.pack(">ihH", 4 + row_bytes, numbers.shape[1], 0)
     count = struct.pack(">h", 6)
     model_field = _field(model.encode())
     parts = [_HEADER]
-    for text, half in zip(texts, halves, strict=True):
+    for text, row in zip(texts, rows, strict=True):
         parts += (
             count,
             _UUID(16, text.chunk_id.bytes),
@@ -77,7 +82,7 @@ def vector_rows(texts: Sequence[PendingText], vectors: NDArray[np.float32], mode
             model_field,
             _field(text.chunk_sha256),
             vector_head,
-            half.tobytes(),
+            row.tobytes(),
         )
     parts.append(_TRAILER)
     return io.BytesIO(b"".join(parts))

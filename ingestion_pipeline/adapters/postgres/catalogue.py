@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from pgvector import HalfVector
+from pgvector import HalfVector, Vector
 
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.ledger import record_call
 from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.catalogue import (
     CommitUncertainError,
     DocumentRecord,
@@ -19,7 +20,7 @@ from ingestion_pipeline.catalogue import (
     Position,
     Selection,
 )
-from ingestion_pipeline.domain import SearchHit, State, VendorCall
+from ingestion_pipeline.domain import Precision, SearchHit, State, VendorCall
 from ingestion_pipeline.errors import (
     DatabaseUnavailableError,
     NotCancellableError,
@@ -29,11 +30,24 @@ from ingestion_pipeline.errors import (
 
 
 class PostgresCatalogue:
-    """Implements catalogue.Catalogue. `actor` is who appears in the documents' history."""
+    """Implements catalogue.Catalogue.
 
-    def __init__(self, database: Database, *, actor: str = "api") -> None:
+    `actor` is who appears in the documents' history; `precision` is that of the vectors, as the settings say;
+    `search_candidates` is how many vectors a search of the index looks at before it believes in the nearest ones.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        actor: str = "api",
+        precision: Precision = Precision.HALF,
+        search_candidates: int = 100,
+    ) -> None:
         self._database = database
         self._actor = actor
+        self._precision = precision
+        self._search_candidates = search_candidates
         self._queries = queries()
 
     def register(self, owner_id: UUID, document: NewDocument) -> tuple[DocumentRecord, bool]:
@@ -124,18 +138,25 @@ class PostgresCatalogue:
     def search(
         self, owner_id: UUID, *, vector: Sequence[float], model: str, limit: int, bill: VendorCall | None = None
     ) -> list[SearchHit]:
+        """Exact without a vector index, and wherever that finds fewer than `limit` among the chunks of all owners."""
+        query = HalfVector(list(vector)) if self._precision is Precision.HALF else Vector(list(vector))
+        parameters = {
+            "owner_id": owner_id,
+            "query": query.to_text(),  # one short text a query; bulk writes go in binary
+            "model": model,
+            "limit": limit,
+        }
         with self._transaction(owner_id) as connection:
             if bill is not None:
                 self._queries.do_not_wait_for_disk(connection)
                 record_call(connection, bill, owner_id)
-            rows = self._queries.search(
-                connection,
-                owner_id=owner_id,
-                query=HalfVector(list(vector)).to_text(),  # one short text a query; bulk writes go in binary
-                model=model,
-                limit=limit,
-            )
-            return [_hit(row) for row in rows]
+            candidates = str(max(limit, self._search_candidates))
+            prepared = self._queries.prepare_search(connection, candidates=candidates)
+            rows = list(self._queries.search(connection, **parameters))
+            if prepared["is_indexed"] and len(rows) < limit:
+                self._queries.forbid_index_scans(connection)
+                rows = list(self._queries.search(connection, **parameters))
+        return [_hit(row) for row in rows]
 
     def receive_parse_event(self, source: str, notice: ParseNotice) -> str:
         with self._database.transaction(actor=f"webhook:{source}") as connection:
@@ -151,6 +172,8 @@ class PostgresCatalogue:
 
     def check(self) -> None:
         self._database.check()
+        with self._database.transaction(actor=self._actor) as connection:
+            expect_precision(connection, self._precision)
 
     def close(self) -> None:
         """Close idle connections."""

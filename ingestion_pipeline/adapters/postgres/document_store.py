@@ -12,6 +12,7 @@ from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.ledger import record_call
 from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.domain import (
     Chunk,
     Document,
@@ -19,6 +20,7 @@ from ingestion_pipeline.domain import (
     Lane,
     ParsedText,
     ParseOutcome,
+    Precision,
     State,
     VendorCall,
     dead_letter_of,
@@ -32,10 +34,14 @@ COPY_BLOCK_BYTES = 1 << 20
 class PostgresDocumentStore:
     """Implements ports.DocumentStore. `actor` is who appears in the documents' history."""
 
-    def __init__(self, database: Database, *, actor: str, claim_seconds: float) -> None:
+    def __init__(
+        self, database: Database, *, actor: str, claim_seconds: float, precision: Precision = Precision.HALF
+    ) -> None:
         self._database = database
         self._actor = actor
         self._claim_seconds = claim_seconds
+        self._precision = precision
+        self._is_precision_checked = False
         self._queries = queries()
 
     # claims
@@ -189,9 +195,13 @@ class PostgresDocumentStore:
             held = list(self._queries.hold_claim(connection, document_ids=list(document_ids), claim=claim))
             if len(held) != len(document_ids):
                 raise ClaimLostError("another run has taken documents of this request over")
+            if not self._is_precision_checked:
+                expect_precision(connection, self._precision)
+                self._is_precision_checked = True
             self._queries.create_staged_vectors(connection)
+            rows = vector_rows(texts, vectors, model, self._precision)
             with connection.cursor() as cursor:
-                cursor.copy_expert(self._queries.copy_vectors.sql, vector_rows(texts, vectors, model), COPY_BLOCK_BYTES)
+                cursor.copy_expert(self._queries.copy_vectors.sql, rows, COPY_BLOCK_BYTES)
             self._queries.store_staged_vectors(connection)
             if bill is not None:
                 record_call(connection, bill)

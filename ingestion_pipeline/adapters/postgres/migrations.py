@@ -21,6 +21,8 @@ from psycopg2.extensions import encrypt_password, parse_dsn
 
 from ingestion_pipeline.adapters.postgres.connection import Connection, check_server, classified, connect
 from ingestion_pipeline.adapters.postgres.queries import SQL_ROOT, queries
+from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
+from ingestion_pipeline.domain import Precision
 from ingestion_pipeline.errors import ConfigurationError, MigrationError
 
 LOCK_WAIT_SECONDS = 120.0
@@ -75,6 +77,18 @@ class Migrator:
         """All migrations, oldest first."""
         with self._connected() as connection:
             return self._status(connection)
+
+    def set_precision(self, wanted: Precision) -> None:
+        """Have vectors kept in this precision.
+
+        Raises ConfigurationError if they are kept in the other and there are some.
+        """
+        with self._locked() as connection:
+            if queries().vector_precision(connection)["precision"] != wanted:
+                try:
+                    queries().set_vector_precision(connection, precision=wanted.value)
+                except psycopg2.errors.ObjectNotInPrerequisiteState:
+                    expect_precision(connection, wanted)
 
     def provision_logins(self, worker_url: str, api_url: str) -> None:
         """Let our two roles log in with the passwords of their URLs. Other roles in the URLs are left alone."""
