@@ -131,6 +131,12 @@ class MigrationError(IngestionError):
     code = "migration_error"
 
 
+class VectorIndexError(IngestionError):
+    """The vector index can't be built or dropped: the message says why and what to do."""
+
+    code = "vector_index_error"
+
+
 class NotFoundError(IngestionError):
     """No such document for this owner."""
 

@@ -113,6 +113,7 @@ REMEDIES: dict[str, str] = {
     # operation
     "configuration_error": "Correct the setting that the message names and restart.",
     "startup_error": "Remove the cause that the message names and start again.",
+    "vector_index_error": "Do what the message says. Search works meanwhile, without an index.",
     "migration_error": "Do what the message says and run `ingest db migrate` again.",
     "internal_error": _DEFECT,
 }

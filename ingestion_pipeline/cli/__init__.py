@@ -41,6 +41,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "retry": LazyCommand("actions:retry", "Take failed or cancelled documents up again."),
     "cancel": LazyCommand("actions:cancel", "Stop the work on documents."),
     "search": LazyCommand("search:search", "Search the documents by meaning."),
+    "index": LazyCommand("index:index", "Build, drop or show the vector index of search."),
     "db": LazyCommand("database:database", "Migrate the database schema, roll it back, show it."),
     "serve": LazyCommand("serve:serve", "Run one service of the pipeline in the foreground."),
 }
