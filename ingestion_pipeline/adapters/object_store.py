@@ -163,7 +163,7 @@ class ObstoreObjectStore:
             for entries in obstore.list(self._store, below or None, chunk_size=1000):
                 for entry in entries:
                     if not entry["path"].startswith(f"{DRAFTS}/"):
-                        yield StoredObject(entry["path"], entry["size"])
+                        yield StoredObject(entry["path"], entry["size"], entry["last_modified"])
 
     def check(self) -> None:
         """Write, read and delete a small object: the settings allow all that the pipeline does."""

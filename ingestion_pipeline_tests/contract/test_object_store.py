@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +19,7 @@ from stores_under_test import MEGABYTE, S3Server, keys, parts_of
 
 from ingestion_pipeline.adapters.object_store import DRAFTS, ObstoreObjectStore, local_object_store
 from ingestion_pipeline.errors import ObjectMissingError, PermanentError
-from ingestion_pipeline.ports import ObjectStore, StoredObject
+from ingestion_pipeline.ports import ObjectStore
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def test_a_put_replaces_an_object_of_the_same_key(store: ObjectStore) -> None:
     store.put("parsed/a", b"second")
     assert asyncio.run(store.put_stream("parsed/a", parts_of(b"third version"))) == 13
     assert store.get("parsed/a") == b"third version"
-    assert list(store.list("parsed")) == [StoredObject("parsed/a", 13)]
+    [stored] = store.list("parsed")
+    assert (stored.key, stored.size_bytes) == ("parsed/a", 13)
+    assert timedelta(0) <= datetime.now(UTC) - stored.modified_at < timedelta(minutes=1)
 
 
 def test_a_stream_of_20_megabytes_is_stored_as_it_was(store: ObjectStore) -> None:
