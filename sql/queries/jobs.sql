@@ -114,6 +114,8 @@ from (
     select e.document_id
     from upload_pipeline.upload_jobs as e
     where e.claimed_by is not null and e.claim_expires_at < now()
+    order by e.claim_expires_at
+    limit 1000 -- one run tells Dagster of those that are settled; the next look takes the next ones
     for update skip locked
 ) as expired
 where j.document_id = expired.document_id
@@ -139,16 +141,8 @@ where j.document_id = any(:document_ids) and j.claimed_by = :claim
 order by j.document_id
 for update;
 
--- name: advance
+-- name: advance!
 -- A step forward, in the transaction of the write that justifies it. The claim stays, at the end until Dagster has been told.
-with held as materialized (
-    select h.document_id
-    from upload_pipeline.upload_jobs as h
-    where h.document_id = any(:document_ids) and h.claimed_by = :claim and h.state = :from_state
-    order by h.document_id
-    for update
-)
-
 update upload_pipeline.upload_jobs as j
 set
     state = :to_state,
@@ -157,9 +151,7 @@ set
     last_error_code = null,
     last_error_message = null,
     last_error_stage = null
-from held
-where j.document_id = held.document_id
-returning j.document_id;
+where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
 
 -- name: lock_parse_job^
 -- The submitter and the webhook of one parse job take turns, so that neither misses the other.
