@@ -65,6 +65,10 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         *((State.CANCELLED, state) for state in (State.PARSED, State.PARSE_VALIDATED, State.CHUNKS_STORED)),
         # starting over
         *((state, State.UPLOADED) for state in (State.FAILED_CHUNKING, State.FAILED_EMBEDDING, State.CANCELLED)),
+        # what the audit found damaged: anew from the stored text, or from the uploaded file
+        (State.COMPLETE, State.PARSE_VALIDATED),
+        (State.FAILED_EMBEDDING, State.PARSE_VALIDATED),
+        (State.COMPLETE, State.UPLOADED),
         # cancelling, from every state in which work is still to be done
         *((state, State.CANCELLED) for state in HAPPY_PATH if state is not State.COMPLETE),
         *((state, State.CANCELLED) for state in DEAD_LETTERS),

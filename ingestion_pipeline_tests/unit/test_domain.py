@@ -34,8 +34,11 @@ def test_each_step_of_the_happy_path_is_allowed_and_none_is_skipped() -> None:
     assert all(pair in TRANSITIONS for pair in pairwise(HAPPY_PATH))
 
 
-def test_complete_is_the_one_state_that_nothing_leaves() -> None:
-    assert {state for state in State if not any(source is state for source, _ in TRANSITIONS)} == {State.COMPLETE}
+def test_what_is_complete_is_only_built_or_parsed_anew() -> None:
+    assert {target for source, target in TRANSITIONS if source is State.COMPLETE} == {
+        State.PARSE_VALIDATED,
+        State.UPLOADED,
+    }
 
 
 def test_every_state_is_reached_from_an_upload() -> None:
