@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mock_services.process import MockServices, start_mock_services
+from orchestration.audited_pipeline import AuditedPipeline
 from orchestration.pipeline_under_test import PipelineUnderTest
 
 if TYPE_CHECKING:
@@ -26,4 +27,11 @@ def pipeline(mock_services: MockServices, database_urls: "DatabaseUrls", tmp_pat
     for service in ("llamacloud", "openai"):
         mock_services.control(service, "POST", "reset", {"state": True})
     with PipelineUnderTest.over(database_urls, tmp_path / "objects", mock_services) as running:
+        yield running
+
+
+@pytest.fixture
+def audited(pipeline: PipelineUnderTest, database_urls: "DatabaseUrls") -> Iterator[AuditedPipeline]:
+    """The pipeline, and audits of it."""
+    with AuditedPipeline.over(pipeline, database_urls) as running:
         yield running

@@ -191,6 +191,12 @@ class PipelineUnderTest:
             cursor.execute(statement, parameters)
             return [dict(row) for row in cursor.fetchall()] if cursor.description else []
 
+    def run_unguarded(self, statements: str, parameters: dict[str, Any]) -> None:
+        """Run SQL past triggers and foreign keys, as a restore or a slip of an administrator might."""
+        with closing(psycopg2.connect(self.owner_url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("set local session_replication_role = replica")
+            cursor.execute(statements, parameters)
+
     def job(self, document_id: UUID) -> dict[str, Any]:
         """A row of upload_jobs."""
         [row] = self.rows("select * from upload_pipeline.upload_jobs where document_id = %s", str(document_id))
