@@ -6,14 +6,16 @@ needed.
 
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
+from ingestion_pipeline.adapters.postgres.inventory import PostgresInventory
+from ingestion_pipeline.inventory import Inventory
 from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
 from ingestion_pipeline.settings import Settings
 
 EMBEDDING_DIMENSIONS = 1536  # as the schema's vectors
 
 
-def document_store(settings: Settings) -> DocumentStore:
-    """The workers' store, over INGEST_WORKER_DATABASE_URL."""
+def document_store(settings: Settings, *, actor: str = "worker") -> DocumentStore:
+    """The workers' store, over INGEST_WORKER_DATABASE_URL; `actor` is who appears in the documents' history."""
     values = settings.require("worker_database_url")
     database = Database(
         values["worker_database_url"],
@@ -22,8 +24,20 @@ def document_store(settings: Settings) -> DocumentStore:
         max_connections=settings.database_connections,
     )
     return PostgresDocumentStore(
-        database, actor="worker", claim_seconds=settings.claim_seconds, precision=settings.vector_precision
+        database, actor=actor, claim_seconds=settings.claim_seconds, precision=settings.vector_precision
     )
+
+
+def inventory(settings: Settings) -> Inventory:
+    """The audit's view of what INGEST_WORKER_DATABASE_URL holds."""
+    values = settings.require("worker_database_url")
+    database = Database(
+        values["worker_database_url"],
+        application_name="ingest-audit",
+        setting="INGEST_WORKER_DATABASE_URL",
+        max_connections=settings.database_connections,
+    )
+    return PostgresInventory(database)
 
 
 def object_store(settings: Settings) -> ObjectStore:

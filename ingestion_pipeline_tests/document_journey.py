@@ -16,7 +16,6 @@ from ingestion_pipeline.domain import (
     chunk_id_for,
     sha256_of,
 )
-from ingestion_pipeline.ports import ChunkResult, ParseResult
 
 
 class Journey:
@@ -42,9 +41,7 @@ class Journey:
 
     def store_text(self, text: str) -> None:
         """parsed → parse_validated; one page that could be read and one that could not."""
-        self._store.parsed(
-            self._claim, [ParseResult(self._claimed(), "parsed/key", ParsedText(text, (1,), (0,), (2,)))]
-        )
+        self._store.parsed(self._claimed(), self._claim, "parsed/key", ParsedText(text, (1,), (0,), (2,)))
 
     def store_chunks(self, texts: Sequence[str]) -> None:
         """parse_validated → chunks_stored."""
@@ -65,11 +62,11 @@ class Journey:
                 )
             )
             start += len(text)
-        self._store.chunks_stored(self._claim, [ChunkResult(self._claimed(), chunks)])
+        self._store.chunks_stored(self._claimed(), self._claim, chunks)
 
     def start_embedding(self) -> None:
         """chunks_stored → embedding_in_progress."""
-        self._store.embedding_started(self._claim, [self._claimed().document_id])
+        self._store.embedding_started(self._claimed(), self._claim)
 
     def embed(self, most: int) -> None:
         """Give vectors to at most so many chunks that have none."""
@@ -79,8 +76,8 @@ class Journey:
 
     def finish(self) -> None:
         """embedding_in_progress → embeddings_stored → complete."""
-        self._store.embeddings_stored(self._claim, [self._claimed().document_id])
-        self._store.promote(self._claim, [self._claimed().document_id], WordEmbedder.model, lambda *_: None)
+        self._store.embeddings_stored(self._claimed(), self._claim)
+        self._store.promote(self._claimed(), self._claim, WordEmbedder.model, lambda _facts: None)
 
     def complete(self, texts: Sequence[str], parse_job_id: str = "pjb-1") -> None:
         """The whole way."""

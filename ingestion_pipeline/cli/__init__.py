@@ -42,6 +42,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "cancel": LazyCommand("actions:cancel", "Stop the work on documents."),
     "search": LazyCommand("search:search", "Search the documents by meaning."),
     "index": LazyCommand("index:index", "Build, drop or show the vector index of search."),
+    "audit": LazyCommand("audit:audit", "Check everything that is stored, and mend what can be mended."),
     "db": LazyCommand("database:database", "Migrate the database schema, roll it back, show it."),
     "serve": LazyCommand("serve:serve", "Run one service of the pipeline in the foreground."),
 }

@@ -13,6 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ingestion_pipeline.audit.findings import CHECKS, Code
+from ingestion_pipeline.audit.tally import Tally
 from ingestion_pipeline.cli.client import Record
 from ingestion_pipeline.cli.transfer import NOT_SENT, REFUSED, FileRow
 from ingestion_pipeline.domain import DEAD_LETTERS, SETTLED, State
@@ -119,6 +121,16 @@ def failures_view(documents: Sequence[Record]) -> RenderableType:
     return Group(*parts)
 
 
+def findings_table(tally: Tally) -> Table:
+    """What an audit found, by code, and what `--fix` does about it."""
+    table = _table("Finding", "Found", "Mended", "It means", "With --fix")
+    for code in Code:
+        if tally.found[code]:
+            check = CHECKS[code]
+            table.add_row(code.value, _number(tally.found[code]), _number(tally.mended[code]), check.meaning, check.fix)
+    return table
+
+
 def document_view(document: Record) -> RenderableType:
     """One document: its facts, its last error with the remedy, its history."""
     facts = Table.grid(padding=(0, 2))
@@ -216,8 +228,8 @@ def _chunks(document: Record) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        is_number = column in ("Chunks", "Seconds", "Documents", "Pages", "Tokens", "Attempt")
-        is_fixed = is_number or column in ("Document", "State", "Since", "Time", "Next try")
+        is_number = column in ("Chunks", "Seconds", "Documents", "Pages", "Tokens", "Attempt", "Found", "Mended")
+        is_fixed = is_number or column in ("Document", "State", "Since", "Time", "Next try", "Finding")
         table.add_column(column, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
     return table
 

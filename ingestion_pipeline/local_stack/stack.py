@@ -60,7 +60,7 @@ class LocalStack:
         """
         self._data.mkdir(parents=True, exist_ok=True)
         owner_url = owner_database_url(self._settings)
-        worker_url = _role_url(self._settings.worker_database_url, owner_url, "ingest_worker", self._data)
+        worker_url = worker_database_url(self._settings, owner_url)
         api_url = _role_url(self._settings.api_database_url, owner_url, "ingest_api", self._data)
         migrator = Migrator(owner_url)
         migrator.migrate()
@@ -218,6 +218,11 @@ def owner_database_url(settings: Settings) -> str:
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     return embedded_postgres(settings).start().url()
+
+
+def worker_database_url(settings: Settings, owner_url: str) -> str:
+    """INGEST_WORKER_DATABASE_URL, or the owner's with the role of the workers and a password of the data folder."""
+    return _role_url(settings.worker_database_url, owner_url, "ingest_worker", settings.data_dir.resolve())
 
 
 def embedded_postgres(settings: Settings) -> EmbeddedPostgres:
