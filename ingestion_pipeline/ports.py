@@ -205,11 +205,30 @@ class PromotionFacts:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class ParseResult:
+    """The normalised text of a document, the key of the object that holds it, and what parsing is billed at."""
+
+    document: Document
+    parsed_key: str
+    parsed: ParsedText
+    bill: VendorCall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """All chunks of a document, in order."""
+
+    document: Document
+    chunks: Sequence[Chunk]
+
+
 class DocumentStore(Protocol):
     """The workers' view of Postgres.
 
-    Each write is one transaction and advances the state with it. A write names its claim and raises ClaimLostError,
-    having changed nothing, if another run has the document; all raise DatabaseUnavailableError.
+    Each write is one transaction, for one document or for many, and advances the states with it. A write names its
+    claim and raises ClaimLostError, having changed nothing, if another run has one of the documents or one is in
+    another state; all raise DatabaseUnavailableError.
     """
 
     def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
@@ -260,26 +279,24 @@ class DocumentStore(Protocol):
         """(document, parse job) whose webhook should have come; the next look at them is in `poll_seconds`."""
         ...
 
-    def parsed(
-        self, document: Document, claim: str, parsed_key: str, parsed: ParsedText, bill: VendorCall | None = None
-    ) -> None:
-        """parsed → parse_validated; what the parser bills goes into the ledger."""
+    def parsed(self, claim: str, results: Sequence[ParseResult]) -> None:
+        """parsed → parse_validated."""
         ...
 
-    def chunks_stored(self, document: Document, claim: str, chunks: Sequence[Chunk]) -> None:
+    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> None:
         """parse_validated → chunks_stored; replaces what an earlier try left in the buffer."""
         ...
 
-    def embedding_started(self, document: Document, claim: str) -> None:
+    def embedding_started(self, claim: str, document_ids: Sequence[UUID]) -> None:
         """chunks_stored → embedding_in_progress."""
         ...
 
-    def reuse_vectors(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
-        """Copy vectors that were paid for already into the buffer; returns how many a document."""
+    def reuse_vectors(self, claim: str, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
+        """Copy vectors that were paid for already, for any document, into the buffer; returns how many a document."""
         ...
 
-    def missing_vectors(self, document_ids: Sequence[UUID]) -> list[PendingText]:
-        """Chunks without a vector, by document and position."""
+    def missing_vectors(self, document_ids: Sequence[UUID], most: int | None = None) -> list[PendingText]:
+        """Chunks without a vector, by document and position, all or at most so many."""
         ...
 
     def store_vectors(
@@ -294,16 +311,18 @@ class DocumentStore(Protocol):
         ledger."""
         ...
 
-    def vector_facts(self, document_id: UUID) -> VectorFacts:
-        """What the vector buffer holds."""
+    def vector_facts(self, document_ids: Sequence[UUID]) -> dict[UUID, VectorFacts]:
+        """What the vector buffer holds of each document."""
         ...
 
-    def embeddings_stored(self, document: Document, claim: str) -> None:
+    def embeddings_stored(self, claim: str, document_ids: Sequence[UUID]) -> None:
         """embedding_in_progress → embeddings_stored."""
         ...
 
-    def promote(self, document: Document, claim: str, model: str, accept: Callable[[PromotionFacts], None]) -> None:
-        """embeddings_stored → complete: the buffers become what search serves, unless `accept` raises."""
+    def promote(
+        self, claim: str, document_ids: Sequence[UUID], model: str, accept: Callable[[UUID, PromotionFacts], None]
+    ) -> None:
+        """embeddings_stored → complete: the buffers become what search serves, unless `accept` raises for one."""
         ...
 
     def retry_later(self, document: Document, claim: str, failure: Failure, delay_seconds: float) -> None:

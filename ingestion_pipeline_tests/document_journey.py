@@ -16,6 +16,7 @@ from ingestion_pipeline.domain import (
     chunk_id_for,
     sha256_of,
 )
+from ingestion_pipeline.ports import ChunkResult, ParseResult
 
 
 class Journey:
@@ -41,7 +42,9 @@ class Journey:
 
     def store_text(self, text: str) -> None:
         """parsed → parse_validated; one page that could be read and one that could not."""
-        self._store.parsed(self._claimed(), self._claim, "parsed/key", ParsedText(text, (1,), (0,), (2,)))
+        self._store.parsed(
+            self._claim, [ParseResult(self._claimed(), "parsed/key", ParsedText(text, (1,), (0,), (2,)))]
+        )
 
     def store_chunks(self, texts: Sequence[str]) -> None:
         """parse_validated → chunks_stored."""
@@ -62,11 +65,11 @@ class Journey:
                 )
             )
             start += len(text)
-        self._store.chunks_stored(self._claimed(), self._claim, chunks)
+        self._store.chunks_stored(self._claim, [ChunkResult(self._claimed(), chunks)])
 
     def start_embedding(self) -> None:
         """chunks_stored → embedding_in_progress."""
-        self._store.embedding_started(self._claimed(), self._claim)
+        self._store.embedding_started(self._claim, [self._claimed().document_id])
 
     def embed(self, most: int) -> None:
         """Give vectors to at most so many chunks that have none."""
@@ -76,8 +79,8 @@ class Journey:
 
     def finish(self) -> None:
         """embedding_in_progress → embeddings_stored → complete."""
-        self._store.embeddings_stored(self._claimed(), self._claim)
-        self._store.promote(self._claimed(), self._claim, WordEmbedder.model, lambda _facts: None)
+        self._store.embeddings_stored(self._claim, [self._claimed().document_id])
+        self._store.promote(self._claim, [self._claimed().document_id], WordEmbedder.model, lambda *_: None)
 
     def complete(self, texts: Sequence[str], parse_job_id: str = "pjb-1") -> None:
         """The whole way."""

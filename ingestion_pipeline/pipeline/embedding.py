@@ -1,72 +1,117 @@
-"""The embeddings asset of many documents: requests are filled across documents, and each answer is stored at once.
+"""The embeddings asset of a group of documents: requests are filled across documents, each answer is stored at once.
 
-A text that was paid for before (same owner, model and content) is copied inside the database; a text that occurs twice
-in a run is sent once. Only what has no vector yet is sent, so a run that died costs at most the requests in flight.
+A text that was paid for before (same owner, model and content) is copied inside the database; one that stands in
+several documents of a run is sent once. Only what has no vector yet is sent, so a run that died costs at most the
+requests in flight.
 """
 
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from ingestion_pipeline.domain import Document, State
-from ingestion_pipeline.errors import RequestRejectedError
-from ingestion_pipeline.pipeline.failures import require_passed, settle
+from ingestion_pipeline.domain import CheckResult, Document, State, VendorCall
+from ingestion_pipeline.errors import ClaimLostError, RequestRejectedError
+from ingestion_pipeline.pipeline.failures import require_passed
+from ingestion_pipeline.pipeline.groups import Group, Text
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
-from ingestion_pipeline.pipeline.services import Services
-from ingestion_pipeline.ports import PendingText
+from ingestion_pipeline.ports import PendingText, VectorFacts
 from ingestion_pipeline.stages.embed import check_vectors_complete, plan_batches, validate_vectors
 from ingestion_pipeline.stages.usage import embedding_call, embedding_cost_usd
 
-CONCURRENT_REQUESTS = 4
+PAGE_TEXTS = 1024  # of a document of any size so many texts are in memory at once
 
 
 @dataclass(slots=True)
 class _Spending:
-    """What the requests of a run did for each document."""
+    """What the requests of a group did for each document."""
 
+    reused: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     vectors: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     tokens: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     errors: dict[UUID, Exception] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, batch: Sequence[PendingText], bill: VendorCall) -> None:
+        """A request was answered."""
+        with self._lock:
+            for text in batch:
+                self.vectors[text.document_id] += 1
+            for share in bill.shares:
+                if share.document_id is not None:
+                    self.tokens[share.document_id] += share.tokens
 
 
-def embed_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
-    """Bring documents in chunks_stored or embedding_in_progress to embeddings_stored; one report each."""
+def embed(group: Group, documents: Sequence[Document]) -> list[Document]:
+    """Bring documents in chunks_stored or embedding_in_progress to embeddings_stored; returns those that are there."""
     started = time.monotonic()
-    begun: list[Document] = []
-    for document in documents:
-        try:
-            if document.state is State.CHUNKS_STORED:
-                services.documents.embedding_started(document, claim)
-            begun.append(replace(document, state=State.EMBEDDING_IN_PROGRESS))
-        except Exception as error:  # noqa: BLE001 - as in process.py
-            yield settle(services, document, claim, Asset.EMBEDDINGS, error)
-    if not begun:
-        return
-    document_ids = [document.document_id for document in begun]
-    reused = services.documents.reuse_vectors(document_ids, services.embedder.model)
-    spending = _embed_missing(services.documents.missing_vectors(document_ids), claim, services)
-    for document in begun:
-        try:
-            if document.document_id in spending.errors:
-                raise spending.errors[document.document_id]
-            yield _conclude(document, claim, services, spending, reused.get(document.document_id, 0), started)
-        except Exception as error:  # noqa: BLE001 - as in process.py
-            yield settle(services, document, claim, Asset.EMBEDDINGS, error)
-
-
-def _embed_missing(missing: Sequence[PendingText], claim: str, services: Services) -> _Spending:
-    same_content: dict[bytes, list[PendingText]] = defaultdict(list)
-    for text in missing:
-        same_content[text.chunk_sha256].append(text)
+    store, claim = group.services.documents, group.crew.claim
+    begun = [document for document in documents if document.state is State.EMBEDDING_IN_PROGRESS]
+    begun += group.together(
+        lambda fresh: store.embedding_started(claim, _ids(fresh)),
+        [document for document in documents if document.state is State.CHUNKS_STORED],
+        _itself,
+        Asset.EMBEDDINGS,
+    )
     spending = _Spending()
+    bought = _buy(group, [replace(document, state=State.EMBEDDING_IN_PROGRESS) for document in begun], spending)
+    found: dict[UUID, tuple[VectorFacts, CheckResult]] = {}
+
+    def conclude(wanted: Sequence[Document]) -> None:
+        for document_id, facts in store.vector_facts(_ids(wanted)).items():
+            check = check_vectors_complete(facts, group.services.embedder.dimensions)
+            require_passed([check])
+            found[document_id] = facts, check
+        store.embeddings_stored(claim, _ids(wanted))
+
+    embedded = group.together(conclude, bought, _itself, Asset.EMBEDDINGS)
+    for document in embedded:
+        facts, check = found[document.document_id]
+        group.reports.append(_report(group, document, facts, check, spending, time.monotonic() - started))
+    return [replace(document, state=State.EMBEDDINGS_STORED, attempt=0) for document in embedded]
+
+
+def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> list[Document]:
+    """Get every chunk its vector, page by page; documents with an error are settled and not returned."""
+    store, model = group.services.documents, group.services.embedder.model
+
+    def reuse(wanted: Sequence[Document]) -> None:
+        for document_id, count in store.reuse_vectors(group.crew.claim, _ids(wanted), model).items():
+            spending.reused[document_id] += count
+
+    left = list(documents)
+    doubted: set[Text] = set()
+    while left:
+        left = group.together(reuse, left, _itself, Asset.EMBEDDINGS)
+        missing = store.missing_vectors(_ids(left), PAGE_TEXTS) if left else []
+        wanted = {_identity(text) for text in missing}
+        mine, doubted = group.crew.purchases.take(wanted, doubted)
+        try:
+            _request_all(group, [text for text in missing if _identity(text) in mine], spending)
+        finally:
+            failed = {_identity(text) for text in missing if text.document_id in spending.errors}
+            group.crew.purchases.close(mine, mine - failed)
+        for document in left:
+            if document.document_id in spending.errors:
+                group.settle(document, Asset.EMBEDDINGS, spending.errors[document.document_id])
+        left = [document for document in left if document.document_id not in spending.errors]
+        if len(missing) < PAGE_TEXTS and mine == wanted:
+            break
+    return left
+
+
+def _request_all(group: Group, missing: Sequence[PendingText], spending: _Spending) -> None:
+    """One page of texts, in several requests at a time. Errors are noted for each document that they concern."""
+    same_content: dict[Text, list[PendingText]] = defaultdict(list)
+    for text in missing:
+        same_content[_identity(text)].append(text)
 
     def request(batch: Sequence[PendingText]) -> None:
         documents = {text.document_id for text in batch}
         try:
-            _request(batch, same_content, claim, services, spending)
+            _request(group, batch, same_content, spending)
         except RequestRejectedError as error:
             if len(documents) == 1:
                 spending.errors.update(dict.fromkeys(documents, error))
@@ -76,70 +121,78 @@ def _embed_missing(missing: Sequence[PendingText], claim: str, services: Service
         except Exception as error:  # noqa: BLE001 - settled for each document by the caller
             spending.errors.update(dict.fromkeys(_holders(batch, same_content), error))
 
-    with ThreadPoolExecutor(CONCURRENT_REQUESTS, thread_name_prefix="embed") as pool:
-        for future in as_completed([pool.submit(request, batch) for batch in plan_batches(missing)]):
-            future.result()
-    return spending
+    for future in [group.crew.helpers.submit(request, batch) for batch in plan_batches(missing, identity=_identity)]:
+        future.result()
 
 
 def _request(
-    batch: Sequence[PendingText],
-    same_content: dict[bytes, list[PendingText]],
-    claim: str,
-    services: Services,
-    spending: _Spending,
+    group: Group, batch: Sequence[PendingText], same_content: dict[Text, list[PendingText]], spending: _Spending
 ) -> None:
     """One request to the vendor and one write of its answer."""
-    embeddings = services.embedder.embed([text.text for text in batch])
-    validate_vectors(embeddings.vectors, len(batch), services.embedder.dimensions)
-    bill = embedding_call(services.embedder.model, embeddings.tokens, embeddings.seconds, batch)
-    rows = [(index, text) for index, first in enumerate(batch) for text in same_content[first.chunk_sha256]]
-    services.documents.store_vectors(
-        claim,
-        [text for _, text in rows],
-        embeddings.vectors[[index for index, _ in rows]],
-        services.embedder.model,
-        bill,
-    )
-    for text in batch:
-        spending.vectors[text.document_id] += 1
-    for share in bill.shares:
-        if share.document_id is not None:
-            spending.tokens[share.document_id] += share.tokens
+    embedder, store = group.services.embedder, group.services.documents
+    embeddings = embedder.embed([text.text for text in batch])
+    validate_vectors(embeddings.vectors, len(batch), embedder.dimensions)
+    rows = [(index, text) for index, first in enumerate(batch) for text in same_content[_identity(first)]]
+    bill = embedding_call(embedder.model, embeddings.tokens, embeddings.seconds, batch)
+    spending.note(batch, bill)
+
+    def write(rows: Sequence[tuple[int, PendingText]], bill: VendorCall | None) -> None:
+        vectors = embeddings.vectors[[index for index, _ in rows]]
+        store.store_vectors(group.crew.claim, [text for _, text in rows], vectors, embedder.model, bill)
+
+    try:
+        write(rows, bill)
+    except ClaimLostError:  # of one of the documents: what was paid for the others is kept
+        unpaid: VendorCall | None = bill
+        for document_id in {text.document_id for _, text in rows}:
+            try:
+                write([row for row in rows if row[1].document_id == document_id], unpaid)
+                unpaid = None
+            except ClaimLostError as error:
+                spending.errors[document_id] = error
 
 
-def _holders(batch: Sequence[PendingText], same_content: dict[bytes, list[PendingText]]) -> set[UUID]:
-    return {text.document_id for first in batch for text in same_content[first.chunk_sha256]}
+def _holders(batch: Sequence[PendingText], same_content: dict[Text, list[PendingText]]) -> set[UUID]:
+    return {text.document_id for first in batch for text in same_content[_identity(first)]}
 
 
 def _for_others(
-    batch: Sequence[PendingText], same_content: dict[bytes, list[PendingText]], spending: _Spending
+    batch: Sequence[PendingText], same_content: dict[Text, list[PendingText]], spending: _Spending
 ) -> list[PendingText]:
     """Of the texts of a refused request those that documents without an error have too, each once."""
     innocent = (
-        [text for text in same_content[refused.chunk_sha256] if text.document_id not in spending.errors]
+        [text for text in same_content[_identity(refused)] if text.document_id not in spending.errors]
         for refused in batch
     )
     return [texts[0] for texts in innocent if texts]
 
 
-def _conclude(
-    document: Document, claim: str, services: Services, spending: _Spending, reused: int, started: float
+def _report(
+    group: Group, document: Document, facts: VectorFacts, check: CheckResult, spending: _Spending, seconds: float
 ) -> StageReport:
-    facts = services.documents.vector_facts(document.document_id)
-    check = check_vectors_complete(facts, services.embedder.dimensions)
-    require_passed([check])
-    services.documents.embeddings_stored(document, claim)
-    tokens = spending.tokens[document.document_id]
+    document_id, embedder = document.document_id, group.services.embedder
+    tokens = spending.tokens[document_id]
     metadata: Metadata = {
         "filename": document.filename,
         "vectors": facts.vectors,
-        "vectors_requested": spending.vectors[document.document_id],
-        "vectors_reused": reused,
-        "model": services.embedder.model,
-        "dimensions": services.embedder.dimensions,
+        "vectors_requested": spending.vectors[document_id],
+        "vectors_reused": spending.reused[document_id],
+        "model": embedder.model,
+        "dimensions": embedder.dimensions,
         "tokens": tokens,
-        "cost_usd": float(embedding_cost_usd(services.embedder.model, tokens)),
-        "seconds": round(time.monotonic() - started, 3),
+        "cost_usd": float(embedding_cost_usd(embedder.model, tokens)),
+        "seconds": round(seconds, 3),
     }
-    return StageReport(document.document_id, Asset.EMBEDDINGS, Verdict.DONE, metadata, (check,))
+    return StageReport(document_id, Asset.EMBEDDINGS, Verdict.DONE, metadata, (check,))
+
+
+def _identity(text: PendingText) -> Text:
+    return text.owner_id, text.chunk_sha256
+
+
+def _ids(documents: Sequence[Document]) -> list[UUID]:
+    return [document.document_id for document in documents]
+
+
+def _itself(document: Document) -> Document:
+    return document

@@ -1,23 +1,119 @@
-"""The parsed and the chunks asset of one document."""
+"""The parsed and the chunks asset of a group of documents."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
-from ingestion_pipeline.domain import Document, ParsedText, ParseOutcome
+from ingestion_pipeline.domain import CheckResult, Document, ParsedText, ParseOutcome, State
 from ingestion_pipeline.errors import IntegrityError, ParseJobLostError
 from ingestion_pipeline.pipeline.failures import require_passed
+from ingestion_pipeline.pipeline.groups import Group
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
+from ingestion_pipeline.ports import ChunkResult, ParseResult
 from ingestion_pipeline.stages import chunk as chunking
 from ingestion_pipeline.stages import normalise as normalising
 
 PREVIEW_CHARACTERS = 600
 
 
-def store_parsed(document: Document, claim: str, services: Services) -> StageReport:
-    """Fetch the parser's result, normalise it, store it, read it back and check it.
+Result = TypeVar("Result", ParseResult, ChunkResult)
 
-    Raises the parser's own failure of this document, and CheckFailedError.
-    """
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[Result]):
+    """What a stage made of a document, to be written with the others' of the group."""
+
+    result: Result
+    checks: tuple[CheckResult, ...]
+    seconds: float
+
+    @property
+    def document(self) -> Document:
+        return self.result.document
+
+
+def store_parsed(group: Group, documents: Sequence[Document]) -> list[ParseResult]:
+    """Fetch the parser's results, normalise them, store them, read them back and check them."""
+    made = group.each(lambda document: _fetch(document, group.services), documents, _itself, Asset.PARSED)
+    written = group.together(
+        lambda done: group.services.documents.parsed(group.crew.claim, [each.result for each in done]),
+        made,
+        lambda each: each.document,
+        Asset.PARSED,
+    )
+    results = []
+    for done in written:
+        parsed = done.result.parsed
+        metadata: Metadata = {
+            "filename": done.document.filename,
+            "pages": len(parsed.page_numbers),
+            "failed_pages": len(parsed.failed_pages),
+            "characters": len(parsed.text),
+            "removed_characters": parsed.removed_characters,
+            "seconds": done.seconds,
+        }
+        preview = parsed.text[:PREVIEW_CHARACTERS]
+        group.reports.append(
+            StageReport(done.document.document_id, Asset.PARSED, Verdict.DONE, metadata, done.checks, preview=preview)
+        )
+        document = replace(
+            done.document,
+            state=State.PARSE_VALIDATED,
+            attempt=0,
+            page_count=len(parsed.page_numbers) + len(parsed.failed_pages),
+        )
+        results.append(replace(done.result, document=document))
+    return results
+
+
+def stored_texts(group: Group, documents: Sequence[Document]) -> list[ParseResult]:
+    """The texts that earlier runs stored."""
+    return group.each(lambda document: _stored_text(document, group.services), documents, _itself, Asset.CHUNKS)
+
+
+def store_chunks(group: Group, texts: Sequence[ParseResult]) -> list[Document]:
+    """Cut the texts into chunks, check that they rebuild them, buffer them."""
+    made = group.each(_cut, texts, lambda text: text.document, Asset.CHUNKS)
+    written = group.together(
+        lambda done: group.services.documents.chunks_stored(group.crew.claim, [each.result for each in done]),
+        made,
+        lambda each: each.document,
+        Asset.CHUNKS,
+    )
+    documents = []
+    for done in written:
+        chunks = done.result.chunks
+        tokens = sum(piece.token_count for piece in chunks)
+        metadata: Metadata = {
+            "filename": done.document.filename,
+            "chunks": len(chunks),
+            "tokens": tokens,
+            "tokens_a_chunk": round(tokens / len(chunks), 1),
+            "seconds": done.seconds,
+        }
+        preview = chunks[0].text[:PREVIEW_CHARACTERS]
+        group.reports.append(
+            StageReport(done.document.document_id, Asset.CHUNKS, Verdict.DONE, metadata, done.checks, preview=preview)
+        )
+        documents.append(
+            replace(done.document, state=State.CHUNKS_STORED, attempt=0, chunk_count=len(chunks), token_count=tokens)
+        )
+    return documents
+
+
+def parsed_key(document: Document) -> str:
+    """Where the normalised text of a document lies in the object store."""
+    return f"parsed/{document.owner_id}/{document.document_id}.md"
+
+
+def _itself(document: Document) -> Document:
+    return document
+
+
+def _fetch(document: Document, services: Services) -> _Done[ParseResult]:
+    """Raises the parser's own failure of this document, and FailedChecksError."""
     started = time.monotonic()
     job_id = document.parse_job_id
     if job_id is None:
@@ -30,44 +126,18 @@ def store_parsed(document: Document, claim: str, services: Services) -> StageRep
     stored = ParsedText(services.objects.get(key).decode(), parsed.page_numbers, parsed.page_starts)
     checks = require_passed(normalising.validate(stored, parsed.sha256))
     bill = services.parser.bill(document.document_id, len(parsed.page_numbers) + len(parsed.failed_pages))
-    services.documents.parsed(document, claim, key, parsed, bill)
-    metadata: Metadata = {
-        "filename": document.filename,
-        "pages": len(parsed.page_numbers),
-        "failed_pages": len(parsed.failed_pages),
-        "characters": len(parsed.text),
-        "removed_characters": parsed.removed_characters,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    preview = parsed.text[:PREVIEW_CHARACTERS]
-    return StageReport(document.document_id, Asset.PARSED, Verdict.DONE, metadata, checks, preview=preview)
+    return _Done(ParseResult(document, key, parsed, bill), checks, round(time.monotonic() - started, 3))
 
 
-def store_chunks(document: Document, claim: str, services: Services) -> StageReport:
-    """Cut the stored text into chunks, check that they rebuild it, buffer them. Raises CheckFailedError."""
+def _cut(text: ParseResult) -> _Done[ChunkResult]:
+    """Raises FailedChecksError."""
     started = time.monotonic()
-    parsed = _stored_text(document, services)
-    chunks = chunking.chunk(document.document_id, parsed)
-    checks = require_passed(chunking.validate(parsed, chunks))
-    services.documents.chunks_stored(document, claim, chunks)
-    tokens = sum(piece.token_count for piece in chunks)
-    metadata: Metadata = {
-        "filename": document.filename,
-        "chunks": len(chunks),
-        "tokens": tokens,
-        "tokens_a_chunk": round(tokens / len(chunks), 1),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    preview = chunks[0].text[:PREVIEW_CHARACTERS]
-    return StageReport(document.document_id, Asset.CHUNKS, Verdict.DONE, metadata, checks, preview=preview)
+    chunks = chunking.chunk(text.document.document_id, text.parsed)
+    checks = require_passed(chunking.validate(text.parsed, chunks))
+    return _Done(ChunkResult(text.document, chunks), checks, round(time.monotonic() - started, 3))
 
 
-def parsed_key(document: Document) -> str:
-    """Where the normalised text of a document lies in the object store."""
-    return f"parsed/{document.owner_id}/{document.document_id}.md"
-
-
-def _stored_text(document: Document, services: Services) -> ParsedText:
+def _stored_text(document: Document, services: Services) -> ParseResult:
     """The text as it was stored. Raises IntegrityError if it is not what was recorded."""
     if document.parsed_key is None or document.parsed_sha256 is None:
         raise IntegrityError("the document has no parsed text")
@@ -80,4 +150,4 @@ def _stored_text(document: Document, services: Services) -> ParsedText:
     check = normalising.check_text_hash(parsed, document.parsed_sha256)
     if not check.passed:
         raise IntegrityError(check.message)
-    return parsed
+    return ParseResult(document, document.parsed_key, parsed)

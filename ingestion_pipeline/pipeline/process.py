@@ -1,21 +1,29 @@
-"""parsed → chunks → embeddings → finalized, for all documents of a run at once.
+"""parsed → chunks → embeddings → finalized, for all documents of a run, group by group.
 
-Each document has its own fate: an error settles that document alone. Embedding requests are filled across documents.
+Each document has its own fate: an error settles that document alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from ingestion_pipeline.domain import DEAD_LETTERS, Document, Failure, State
-from ingestion_pipeline.pipeline.embedding import embed_documents
-from ingestion_pipeline.pipeline.failures import settle
-from ingestion_pipeline.pipeline.preparing import store_chunks, store_parsed
+from ingestion_pipeline.pipeline.embedding import embed
+from ingestion_pipeline.pipeline.groups import Crew, Group, in_groups
+from ingestion_pipeline.pipeline.preparing import store_chunks, store_parsed, stored_texts
 from ingestion_pipeline.pipeline.promoting import promote
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.pipeline.submit import upload_check, upload_facts
 
 STAGE_ORDER = tuple(Asset)
+STAGES = {
+    State.PARSE_QUEUED,
+    State.PARSED,
+    State.PARSE_VALIDATED,
+    State.CHUNKS_STORED,
+    State.EMBEDDING_IN_PROGRESS,
+    State.EMBEDDINGS_STORED,
+}
 # Which assets of a document are durable in a state.
 DURABLE: dict[State, tuple[Asset, ...]] = {
     State.PARSE_QUEUED: STAGE_ORDER[:1],
@@ -28,47 +36,36 @@ DURABLE: dict[State, tuple[Asset, ...]] = {
     State.FAILED_CHUNKING: STAGE_ORDER[:2],
     State.FAILED_EMBEDDING: STAGE_ORDER[:3],
 }
-Work = Callable[[Document, str, Services], StageReport]
 
 
 def process_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
     """Take each document as far as it goes; a document's reports come in the order of its flow."""
     for document in documents:
         yield from _durable(document)
-    yield from _each(Asset.PARSED, store_parsed, {State.PARSE_QUEUED, State.PARSED}, documents, claim, services)
-    yield from _each(Asset.CHUNKS, store_chunks, {State.PARSE_VALIDATED}, _again(documents, services), claim, services)
-    ready = [
-        document
-        for document in _again(documents, services)
-        if document.state in (State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS)
-    ]
-    yield from embed_documents(ready, claim, services)
-    yield from _each(Asset.FINALIZED, promote, {State.EMBEDDINGS_STORED}, _again(documents, services), claim, services)
+    unsettled = [document for document in documents if document.state in STAGES]
+    with ThreadPoolExecutor(services.limits.concurrency, thread_name_prefix="vendor") as helpers:
+        crew = Crew(claim, services, helpers)
+        yield from in_groups(unsettled, lambda group: _process(group, crew))
+
+
+def _process(documents: Sequence[Document], crew: Crew) -> list[StageReport]:
+    group = Group(crew)
+
+    def those_in(*states: State) -> list[Document]:
+        return [document for document in documents if document.state in states]
+
+    texts = store_parsed(group, those_in(State.PARSE_QUEUED, State.PARSED))
+    texts += stored_texts(group, those_in(State.PARSE_VALIDATED))
+    cut = store_chunks(group, texts)
+    del texts  # of a large document the largest part of memory
+    embedded = embed(group, [*cut, *those_in(State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS)])
+    promote(group, [*embedded, *those_in(State.EMBEDDINGS_STORED)])
+    return group.reports
 
 
 def next_asset(state: State) -> Asset:
     """The asset that a document in this state is on its way to."""
     return STAGE_ORDER[len(DURABLE.get(state, ()))]
-
-
-def _again(documents: Sequence[Document], services: Services) -> list[Document]:
-    """The same documents as they are now: a stage works on what the database says, not on what it said before."""
-    return services.documents.load([document.document_id for document in documents])
-
-
-def _each(
-    asset: Asset, work: Work, states: set[State], documents: Sequence[Document], claim: str, services: Services
-) -> Iterator[StageReport]:
-    def attempt(document: Document) -> StageReport:
-        try:
-            return work(document, claim, services)
-        except Exception as error:  # noqa: BLE001 - classifies the errors of these stages; a bug becomes a dead letter
-            return settle(services, document, claim, asset, error)
-
-    with ThreadPoolExecutor(services.limits.concurrency, thread_name_prefix=asset.value) as pool:
-        futures = [pool.submit(attempt, document) for document in documents if document.state in states]
-        for future in as_completed(futures):
-            yield future.result()
 
 
 def _durable(document: Document) -> Iterator[StageReport]:

@@ -3,7 +3,7 @@
 The limits of a request are OpenAI's: 2,048 inputs, 8,192 tokens each, 300,000 tokens in all, none empty.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -46,8 +46,9 @@ def plan_batches(
     max_inputs: int = PRACTICAL_INPUTS,
     max_tokens_each: int = REQUEST_TOKENS_EACH,
     max_tokens_total: int = REQUEST_TOKENS_TOTAL,
+    identity: Callable[[Item], Hashable] = lambda item: item.chunk_sha256,
 ) -> list[list[Item]]:
-    """The requests to make, in the order of the items; of items with one text only the first is sent.
+    """The requests to make, in the order of the items; of items of one identity only the first is sent.
 
     Raises IntegrityError for a text that no request may hold: blank, or without or over its number of tokens. Raises
     ValueError for limits that are not positive, or above those of a request.
@@ -57,14 +58,14 @@ def plan_batches(
     _require("max_tokens_total", max_tokens_total, REQUEST_TOKENS_TOTAL)
     largest = min(max_tokens_each, max_tokens_total)
     batches: list[list[Item]] = []
-    seen: set[bytes] = set()
+    seen: set[Hashable] = set()
     tokens = 0
     for item in items:
         if not 0 < item.token_count <= largest or not item.text or item.text.isspace():
             raise IntegrityError(f"A text of {item.token_count:,} tokens can't be sent: 1 to {largest:,} are allowed.")
-        if item.chunk_sha256 in seen:
+        if identity(item) in seen:
             continue
-        seen.add(item.chunk_sha256)
+        seen.add(identity(item))
         if not batches or len(batches[-1]) == max_inputs or tokens + item.token_count > max_tokens_total:
             batches.append([])
             tokens = 0

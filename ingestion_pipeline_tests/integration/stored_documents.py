@@ -24,7 +24,7 @@ from ingestion_pipeline.domain import (
     document_id_for,
     sha256_of,
 )
-from ingestion_pipeline.ports import PromotionFacts
+from ingestion_pipeline.ports import ChunkResult, ParseResult, PromotionFacts
 from ingestion_pipeline.stages.usage import embedding_call
 
 psycopg2.extras.register_uuid()
@@ -158,7 +158,7 @@ def parsed_text(text: str = "\n".join(TEXTS)) -> ParsedText:
     return ParsedText(text=text, page_numbers=(1, 3), page_starts=(0, 16), failed_pages=(2,))
 
 
-def accept_all(facts: PromotionFacts) -> None:
+def accept_all(document_id: UUID, facts: PromotionFacts) -> None:
     """A check of a promotion that finds nothing."""
 
 
@@ -203,20 +203,28 @@ class Walk:
             (State.UPLOADED, self.take),
             (State.PARSE_QUEUED, self.submit),
             (State.PARSED, lambda: (self.parse(), self.take())),
-            (State.PARSE_VALIDATED, lambda: self.store.parsed(self.document(), self.claim, "parsed/x", parsed_text())),
+            (
+                State.PARSE_VALIDATED,
+                lambda: self.store.parsed(self.claim, [ParseResult(self.document(), "parsed/x", parsed_text())]),
+            ),
             (
                 State.CHUNKS_STORED,
-                lambda: self.store.chunks_stored(self.document(), self.claim, chunks_of(self.document_id, self.texts)),
+                lambda: self.store.chunks_stored(
+                    self.claim, [ChunkResult(self.document(), chunks_of(self.document_id, self.texts))]
+                ),
             ),
-            (State.EMBEDDING_IN_PROGRESS, lambda: self.store.embedding_started(self.document(), self.claim)),
+            (
+                State.EMBEDDING_IN_PROGRESS,
+                lambda: self.store.embedding_started(self.claim, [self.document().document_id]),
+            ),
             (
                 State.EMBEDDINGS_STORED,
                 lambda: (
                     self.store_vectors(model),
-                    self.store.embeddings_stored(self.document(), self.claim),
+                    self.store.embeddings_stored(self.claim, [self.document().document_id]),
                 ),
             ),
-            (State.COMPLETE, lambda: self.store.promote(self.document(), self.claim, model, accept_all)),
+            (State.COMPLETE, lambda: self.store.promote(self.claim, [self.document().document_id], model, accept_all)),
         ]
         for state, step in steps:
             step()

@@ -233,7 +233,7 @@ def test_a_run_that_holds_a_cancelled_document_writes_nothing_more(upload: Uploa
     claim = document.walk.claim
     for write in (
         document.walk.store_vectors,
-        lambda: document.store.embeddings_stored(working, claim),
+        lambda: document.store.embeddings_stored(claim, [working.document_id]),
         lambda: document.store.retry_later(working, claim, OUTAGE, 0.0),
         lambda: document.store.dead_letter(working, claim, BAD_FILE),
     ):

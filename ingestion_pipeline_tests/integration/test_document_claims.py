@@ -28,6 +28,7 @@ from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.domain import Lane, State
 from ingestion_pipeline.errors import ClaimLostError
+from ingestion_pipeline.ports import ChunkResult, ParseResult
 
 PLENTY = 1 << 40
 
@@ -171,14 +172,19 @@ WRITES: dict[str, tuple[State, Callable[[PostgresDocumentStore, Any, str], objec
         State.UPLOADED,
         lambda store, document, claim: store.parse_submitted(document, claim, "j", 1.0),
     ),
-    "parsed": (State.PARSED, lambda store, document, claim: store.parsed(document, claim, "key", parsed_text())),
+    "parsed": (
+        State.PARSED,
+        lambda store, document, claim: store.parsed(claim, [ParseResult(document, "key", parsed_text())]),
+    ),
     "chunks_stored": (
         State.PARSE_VALIDATED,
-        lambda store, document, claim: store.chunks_stored(document, claim, chunks_of(document.document_id)),
+        lambda store, document, claim: store.chunks_stored(
+            claim, [ChunkResult(document, chunks_of(document.document_id))]
+        ),
     ),
     "embedding_started": (
         State.CHUNKS_STORED,
-        lambda store, document, claim: store.embedding_started(document, claim),
+        lambda store, document, claim: store.embedding_started(claim, [document.document_id]),
     ),
     "store_vectors": (
         State.EMBEDDING_IN_PROGRESS,
@@ -188,11 +194,11 @@ WRITES: dict[str, tuple[State, Callable[[PostgresDocumentStore, Any, str], objec
     ),
     "embeddings_stored": (
         State.EMBEDDING_IN_PROGRESS,
-        lambda store, document, claim: store.embeddings_stored(document, claim),
+        lambda store, document, claim: store.embeddings_stored(claim, [document.document_id]),
     ),
     "promote": (
         State.EMBEDDINGS_STORED,
-        lambda store, document, claim: store.promote(document, claim, MODEL, accept_all),
+        lambda store, document, claim: store.promote(claim, [document.document_id], MODEL, accept_all),
     ),
     "retry_later": (
         State.PARSE_VALIDATED,
@@ -227,10 +233,10 @@ def test_a_step_from_a_state_that_is_over_is_refused(owner: str, store: Postgres
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     earlier = walk.to(State.PARSED)
-    store.parsed(earlier, walk.claim, "key", parsed_text())
+    store.parsed(walk.claim, [ParseResult(earlier, "key", parsed_text())])
     before = everything(owner, document_id)
     for late in (
-        lambda: store.parsed(earlier, walk.claim, "other key", parsed_text()),
+        lambda: store.parsed(walk.claim, [ParseResult(earlier, "other key", parsed_text())]),
         lambda: store.dead_letter(earlier, walk.claim, BAD_FILE),
         lambda: store.resubmit(earlier, walk.claim, OUTAGE, 0.0),
         lambda: store.replay(replace(earlier, state=State.FAILED_PARSE)),

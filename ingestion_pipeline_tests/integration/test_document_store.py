@@ -26,6 +26,7 @@ from stored_documents import (
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.domain import Lane, ParseOutcome, State
+from ingestion_pipeline.ports import ChunkResult, ParseResult
 
 PLENTY = 1 << 40
 
@@ -64,18 +65,18 @@ def test_a_document_lives_from_upload_to_search(database_urls: DatabaseUrls, sto
     claim, _ = claim_one(store, Lane.PROCESS)
     (document,) = store.load([document_id])
     assert (document.state, document.parse_outcome) == (State.PARSED, ParseOutcome.PARTIAL_SUCCESS)
-    store.parsed(document, claim, "parsed/1", parsed_text())
+    store.parsed(claim, [ParseResult(document, "parsed/1", parsed_text())])
     (document,) = store.load([document_id])
     assert (document.parsed_key, document.parsed_sha256, document.page_count) == ("parsed/1", parsed_text().sha256, 3)
     assert (document.page_numbers, document.page_starts, document.failed_pages) == ((1, 3), (0, 16), (2,))
-    store.chunks_stored(document, claim, chunks_of(document_id))
+    store.chunks_stored(claim, [ChunkResult(document, chunks_of(document_id))])
     (document,) = store.load([document_id])
     assert (document.state, document.chunk_count, document.token_count) == (State.CHUNKS_STORED, 3, 9)
-    store.embedding_started(document, claim)
+    store.embedding_started(claim, [document.document_id])
     missing = store.missing_vectors([document_id])
     store.store_vectors(claim, missing, vectors_for(3), MODEL)
-    store.embeddings_stored(store.load([document_id])[0], claim)
-    store.promote(store.load([document_id])[0], claim, MODEL, accept_all)
+    store.embeddings_stored(claim, [store.load([document_id])[0].document_id])
+    store.promote(claim, [store.load([document_id])[0].document_id], MODEL, accept_all)
     (document,) = store.load([document_id])
     assert (document.state, document.chunk_count, document.last_error_code) == (State.COMPLETE, 3, None)
     assert job(database_urls.owner, document_id)["claimed_by"] == claim  # until Dagster has been told

@@ -20,7 +20,7 @@ from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.domain import Lane, State
 from ingestion_pipeline.errors import DatabaseUnavailableError
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
-from ingestion_pipeline.ports import PromotionFacts
+from ingestion_pipeline.ports import ChunkResult
 
 
 @dataclass
@@ -104,13 +104,13 @@ def test_a_server_that_dies_within_a_promotion_leaves_nothing_promoted(server: M
     document = walk.to(State.EMBEDDINGS_STORED)
     before = everything(server.urls.owner, document_id)
 
-    def die(_: PromotionFacts) -> None:
+    def die(*_: object) -> None:
         server.restart()
 
     with pytest.raises(DatabaseUnavailableError):
-        server.store.promote(document, walk.claim, MODEL, die)
+        server.store.promote(walk.claim, [document.document_id], MODEL, die)
     assert everything(server.urls.owner, document_id) == before
-    server.store.promote(document, walk.claim, MODEL, lambda _: None)  # the same again
+    server.store.promote(walk.claim, [document.document_id], MODEL, lambda *_: None)  # the same again
     assert job(server.urls.owner, document_id)["state"] == "complete"
 
 
@@ -132,7 +132,8 @@ def test_a_server_that_dies_within_a_copy_is_an_outage_and_leaves_no_rows(server
     walk = Walk(server.store, document_id)
     document = walk.to(State.PARSE_VALIDATED)
     before = everything(server.urls.owner, document_id)
-    rows = chunk_rows(document, chunks_of(document_id, ["x" * 5000 + str(n) for n in range(200)])).getvalue()
+    chunks = chunks_of(document_id, ["x" * 5000 + str(n) for n in range(200)])
+    rows = chunk_rows([ChunkResult(document, chunks)]).read()
     with (
         pytest.raises(DatabaseUnavailableError),
         server.store._database.transaction(actor="test") as connection,

@@ -206,7 +206,7 @@ def test_vectors_that_another_run_copies_at_this_moment_can_be_stored(
             wait_for(lambda: sql(database_urls.owner, WAITING) != [(0,)], "storing to wait")
             stale.commit()
             storing.result(timeout=20)
-    assert store.vector_facts(later).vectors == 3
+    assert store.vector_facts([later])[later].vectors == 3
 
 
 def test_many_runs_chunk_embed_and_promote_their_documents_side_by_side(

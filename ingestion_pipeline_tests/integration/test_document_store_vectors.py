@@ -28,7 +28,7 @@ from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.domain import Chunk, State, chunk_id_for, sha256_of
 from ingestion_pipeline.errors import CheckFailedError
-from ingestion_pipeline.ports import PromotionFacts
+from ingestion_pipeline.ports import ChunkResult, PromotionFacts
 
 OTHER_MODEL = "text-embedding-3-large"
 
@@ -97,7 +97,7 @@ def test_chunks_come_back_exactly_as_they_were_cut(owner: str, store: PostgresDo
               heading, 7 + ordinal)
         for ordinal, (text, heading) in enumerate(zip(TRICKY_TEXTS, HEADINGS, strict=True))
     ]  # fmt: skip
-    store.chunks_stored(document, walk.claim, chunks)
+    store.chunks_stored(walk.claim, [ChunkResult(document, chunks)])
     assert buffered_chunks(owner, document_id) == chunks
     assert sql(owner, "select sum(octet_length(text)) from upload_pipeline.document_chunk_buffer") == [
         (sum(len(text.encode()) for text in TRICKY_TEXTS),)
@@ -118,7 +118,8 @@ def test_any_text_and_any_headings_survive_the_binary_copy(
         Chunk(chunk_id_for(document_id, n), n, text, sha256_of(text), 0, 1, 1, 1, tuple(headings), 1)
         for n, text in enumerate(texts)
     ]
-    store.chunks_stored(walk.to(State.PARSE_VALIDATED), walk.claim, chunks)
+    document = walk.to(State.PARSE_VALIDATED)
+    store.chunks_stored(walk.claim, [ChunkResult(document, chunks)])
     assert buffered_chunks(owner, document_id) == chunks
 
 
@@ -186,7 +187,7 @@ def test_storing_vectors_twice_is_storing_them_once(owner: str, store: PostgresD
     store.store_vectors(walk.claim, missing[:2], vectors_for(2, seed=2), MODEL)
     expected = [*vectors_for(2, seed=2), vectors_for(3, seed=1)[2]]
     assert sorted_rows(stored_halves(owner, "document_vector_buffer", document_id)) == sorted_rows(np.array(expected))
-    facts = store.vector_facts(document_id)
+    facts = store.vector_facts([document_id])[document_id]
     assert (facts.chunks, facts.vectors, facts.foreign_vectors, facts.abnormal_vectors, facts.tokens) == (3, 3, 0, 0, 9)
     assert (facts.least_dimensions, facts.most_dimensions) == (DIMENSIONS, DIMENSIONS)
 
@@ -199,7 +200,7 @@ def test_vectors_of_a_wrong_size_are_refused_whole(owner: str, store: PostgresDo
     before = everything(owner, document_id)
     with pytest.raises(psycopg2.errors.DataException, match="expected 1536 dimensions, not 8"):
         store.store_vectors(walk.claim, missing, np.ones((3, 8), dtype=np.float32), MODEL)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="2 vectors for 3 texts"):
         store.store_vectors(walk.claim, missing, vectors_for(2), MODEL)
     assert everything(owner, document_id) == before
 
@@ -210,13 +211,13 @@ def test_the_facts_tell_vectors_that_are_foreign_or_not_of_unit_length(
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    empty = store.vector_facts(document_id)
+    empty = store.vector_facts([document_id])[document_id]
     assert (empty.chunks, empty.vectors, empty.least_dimensions, empty.tokens) == (3, 0, None, 9)
     vectors = vectors_for(3)
     vectors[1] *= 1.1
     store.store_vectors(walk.claim, store.missing_vectors([document_id]), vectors, MODEL)
     sql(owner, "update upload_pipeline.document_chunk_buffer set chunk_sha256 = sha256('x') where ordinal = 2")
-    facts = store.vector_facts(document_id)
+    facts = store.vector_facts([document_id])[document_id]
     assert (facts.vectors, facts.abnormal_vectors, facts.foreign_vectors) == (3, 1, 1)
 
 
@@ -242,8 +243,8 @@ def complete(
     walk = Walk(store, document_id, texts)
     walk.to(State.EMBEDDING_IN_PROGRESS)
     walk.store_vectors(model, seed)
-    store.embeddings_stored(walk.document(), walk.claim)
-    store.promote(walk.document(), walk.claim, model, accept_all)
+    store.embeddings_stored(walk.claim, [walk.document().document_id])
+    store.promote(walk.claim, [walk.document().document_id], model, accept_all)
     return document_id
 
 
@@ -254,12 +255,12 @@ def test_vectors_are_reused_within_owner_and_model_only(owner: str, store: Postg
     (document_id,) = register(owner)
     walk = Walk(store, document_id, [*TEXTS, TEXTS[0]])  # the first text twice
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    assert store.reuse_vectors([document_id], MODEL) == {document_id: 2}
+    assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {document_id: 2}
     assert [text.text for text in store.missing_vectors([document_id])] == [TEXTS[1], TEXTS[2]]
     paid_for = vectors_for(2, seed=1)[:1]
     assert sorted_rows(stored_halves(owner, "document_vector_buffer", document_id)) == sorted_rows(paid_for) * 2
-    assert store.reuse_vectors([document_id], MODEL) == {}  # nothing is left to reuse
-    assert store.reuse_vectors([], MODEL) == {}
+    assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {}  # nothing is left to reuse
+    assert store.reuse_vectors(walk.claim, [], MODEL) == {}
 
 
 def test_a_change_of_the_model_discards_what_was_half_done(owner: str, store: PostgresDocumentStore) -> None:
@@ -267,9 +268,9 @@ def test_a_change_of_the_model_discards_what_was_half_done(owner: str, store: Po
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDING_IN_PROGRESS)
     store.store_vectors(walk.claim, store.missing_vectors([document_id])[:2], vectors_for(2), MODEL)
-    assert store.reuse_vectors([document_id], MODEL) == {}
+    assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {}
     assert len(store.missing_vectors([document_id])) == 1
-    assert store.reuse_vectors([document_id], OTHER_MODEL) == {}
+    assert store.reuse_vectors(walk.claim, [document_id], OTHER_MODEL) == {}
     assert len(store.missing_vectors([document_id])) == 3
 
 
@@ -278,7 +279,7 @@ def test_promotion_serves_what_was_buffered_and_empties_the_buffers(owner: str, 
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDINGS_STORED)
     seen: list[PromotionFacts] = []
-    store.promote(walk.document(), walk.claim, MODEL, seen.append)
+    store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: seen.append(facts))
     assert (seen[0].buffered_chunks, seen[0].served_chunks, seen[0].tokens) == (3, 3, 9)
     assert seen[0].buffered_sha256 == seen[0].served_sha256 != None  # noqa: E711
     served = sql(
@@ -301,11 +302,11 @@ def test_a_promotion_that_is_not_accepted_leaves_everything_as_it_was(owner: str
     walk.to(State.EMBEDDINGS_STORED)
     before = everything(owner, document_id)
 
-    def refuse(facts: PromotionFacts) -> None:
+    def refuse(_: UUID, facts: PromotionFacts) -> None:
         raise CheckFailedError(f"{facts.served_chunks} chunks")
 
     with pytest.raises(CheckFailedError, match="3 chunks"):
-        store.promote(walk.document(), walk.claim, MODEL, refuse)
+        store.promote(walk.claim, [walk.document().document_id], MODEL, refuse)
     assert everything(owner, document_id) == before
 
 
@@ -323,7 +324,7 @@ def test_the_fingerprints_tell_a_served_row_that_differs(owner: str, store: Post
         "for each row execute function public.spoil()",
     )
     seen: list[PromotionFacts] = []
-    store.promote(walk.document(), walk.claim, MODEL, seen.append)
+    store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: seen.append(facts))
     assert seen[0].buffered_chunks == seen[0].served_chunks == 3
     assert seen[0].buffered_sha256 != seen[0].served_sha256
 
@@ -336,10 +337,10 @@ def test_processing_a_complete_document_anew_serves_the_new_chunks_alone(
     walk = Walk(store, document_id, ["Rewritten.", TEXTS[1]])
     walk.claim = str(sql(owner, "select claimed_by from upload_pipeline.upload_jobs")[0][0])
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    assert store.reuse_vectors([document_id], MODEL) == {document_id: 1}
+    assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {document_id: 1}
     walk.store_vectors(seed=9)
-    store.embeddings_stored(walk.document(), walk.claim)
-    store.promote(walk.document(), walk.claim, MODEL, accept_all)
+    store.embeddings_stored(walk.claim, [walk.document().document_id])
+    store.promote(walk.claim, [walk.document().document_id], MODEL, accept_all)
     assert sql(owner, "select text from upload_pipeline.document_chunks order by ordinal") == [
         ("Rewritten.",),
         (TEXTS[1],),
@@ -356,7 +357,7 @@ def test_vectors_that_another_model_made_of_an_earlier_text_are_not_served_with_
     walk = Walk(store, document_id, ["Rewritten.", *TEXTS[1:]])
     walk.claim = str(sql(owner, "select claimed_by from upload_pipeline.upload_jobs")[0][0])
     walk.to(State.EMBEDDINGS_STORED)
-    store.promote(walk.document(), walk.claim, MODEL, accept_all)
+    store.promote(walk.claim, [walk.document().document_id], MODEL, accept_all)
     served = "select c.ordinal, v.model from upload_pipeline.document_vectors as v join upload_pipeline.document_chunks"
     assert sql(owner, f"{served} as c on c.chunk_id = v.chunk_id order by c.ordinal, v.model") == [
         (0, MODEL), (1, OTHER_MODEL), (1, MODEL), (2, OTHER_MODEL), (2, MODEL),

@@ -62,10 +62,10 @@ def test_vectors_go_through_buffer_and_promotion_to_search_unchanged(stored: Sto
     walk.to(State.EMBEDDINGS_STORED)
     expected = sorted(vectors_for(3).astype(NUMBERS[stored.precision][1]).tolist())
     assert stored.numbers("document_vector_buffer") == expected
-    facts = stored.store.vector_facts(document_id)
+    facts = stored.store.vector_facts([document_id])[document_id]
     assert (facts.vectors, facts.abnormal_vectors, facts.least_dimensions, facts.most_dimensions) == (3, 0, 1536, 1536)
     seen: list[PromotionFacts] = []
-    stored.store.promote(walk.document(), walk.claim, MODEL, seen.append)
+    stored.store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: seen.append(facts))
     assert seen[0].buffered_sha256 == seen[0].served_sha256 is not None
     assert stored.numbers("document_vectors") == expected
     stored.catalogue.check()
@@ -80,11 +80,11 @@ def test_vectors_are_reused_in_their_precision(stored: Stored) -> None:
         (document_id,) = register(stored.urls.owner)
         walk = Walk(stored.store, document_id)
         walk.to(State.EMBEDDING_IN_PROGRESS)
-        reused = stored.store.reuse_vectors([document_id], MODEL)
+        reused = stored.store.reuse_vectors(walk.claim, [document_id], MODEL)
         if not reused:
             walk.store_vectors()
-            stored.store.embeddings_stored(walk.document(), walk.claim)
-            stored.store.promote(walk.document(), walk.claim, MODEL, lambda facts: None)
+            stored.store.embeddings_stored(walk.claim, [walk.document().document_id])
+            stored.store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: None)
     assert reused == {document_id: 3}
     assert stored.numbers("document_vector_buffer") == stored.numbers("document_vectors")
 

@@ -70,10 +70,12 @@ def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
                     (child for child in process.children() if "forkserver" in " ".join(child.cmdline())), None
                 ),
                 "a fork server",
+                60,
             )
             wait_for(
                 lambda: any("psycopg2" in mapped.path for mapped in fork_server.memory_maps()),
                 "imports in the fork server",
+                120,
             )
             assert fork_server.num_threads() == 1, "a process with threads is not safe to fork"
         finally:

@@ -1,30 +1,34 @@
 -- The buffers between the stages, and what search serves.
 
 -- name: record_parsed!
--- What the parser made of a document; the text itself is in the object store.
+-- What the parser made of documents, as a JSON array; the texts themselves are in the object store.
 update upload_pipeline.documents as d
 set
-    parsed_key = :parsed_key,
-    parsed_sha256 = :parsed_sha256,
-    page_numbers = :page_numbers,
-    page_starts = :page_starts,
-    failed_pages = :failed_pages,
-    page_count = :page_count
-where d.document_id = :document_id;
+    parsed_key = r.parsed_key,
+    parsed_sha256 = decode(r.parsed_sha256, 'hex'),
+    page_numbers = r.page_numbers,
+    page_starts = r.page_starts,
+    failed_pages = r.failed_pages,
+    page_count = cardinality(r.page_numbers) + cardinality(r.failed_pages)
+from jsonb_to_recordset(:rows::jsonb) as r (
+    document_id uuid, parsed_key text, parsed_sha256 text, page_numbers integer[], page_starts integer[], failed_pages integer[]
+)
+where d.document_id = r.document_id;
 
 -- name: clear_chunk_buffer!
 -- Chunking anew replaces what an earlier try left, vectors included.
 delete from upload_pipeline.document_chunk_buffer as b
-where b.document_id = :document_id;
+where b.document_id = any(:document_ids);
 
 -- name: record_chunk_totals!
 -- For the progress in numbers.
 update upload_pipeline.documents as d
-set chunk_count = :chunk_count, token_count = :token_count
-where d.document_id = :document_id;
+set chunk_count = t.chunk_count, token_count = t.token_count
+from unnest(:document_ids::uuid[], :chunk_counts::integer[], :token_counts::bigint[]) as t (document_id, chunk_count, token_count)
+where d.document_id = t.document_id;
 
 -- name: reuse_vectors
--- Vectors of the same text, model and owner that were paid for already; they never leave the database.
+-- Vectors of the same text, model and owner that were paid for already, served or just bought; they never leave the database.
 insert into upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
 select
     b.chunk_id,
@@ -35,12 +39,24 @@ select
     known.embedding
 from upload_pipeline.document_chunk_buffer as b
 cross join lateral (
-    select v.embedding
-    from upload_pipeline.document_vectors as v
-    where v.owner_id = b.owner_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256
+    (
+        select v.embedding
+        from upload_pipeline.document_vectors as v
+        where v.owner_id = b.owner_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256
+        limit 1
+    )
+    union all
+    (
+        select w.embedding
+        from upload_pipeline.document_vector_buffer as w
+        where w.owner_id = b.owner_id and w.model = :model and w.chunk_sha256 = b.chunk_sha256
+        limit 1
+    )
     limit 1
 ) as known
-where b.document_id = any(:document_ids)
+where
+    b.document_id = any(:document_ids)
+    and not exists (select from upload_pipeline.document_vector_buffer as o where o.chunk_id = b.chunk_id)
 on conflict (chunk_id) do nothing
 returning document_id;
 
@@ -57,7 +73,8 @@ from upload_pipeline.document_chunk_buffer as b
 where
     b.document_id = any(:document_ids)
     and not exists (select from upload_pipeline.document_vector_buffer as v where v.chunk_id = b.chunk_id)
-order by b.document_id, b.ordinal;
+order by b.document_id, b.ordinal
+limit :most;
 
 -- name: create_staged_vectors#
 -- COPY does not load tables with row-level security, so vectors come by a table of the session's own, empty after each commit.
@@ -73,25 +90,27 @@ from pg_temp.staged_vectors as s
 on conflict (chunk_id) do update
 set model = excluded.model, chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
 
--- name: vector_facts^
--- Whether every chunk of a document has its vector, of the right text and size.
+-- name: vector_facts
+-- Whether every chunk of each document has its vector, of the right text and size.
 select
-    count(*) as chunks,
+    d.document_id,
+    count(b.chunk_id) as chunks,
     count(v.chunk_id) as vectors,
     count(*) filter (where v.chunk_sha256 <> b.chunk_sha256) as foreign_vectors,
     count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
     min(vector_dims(v.embedding)) as least_dimensions,
     max(vector_dims(v.embedding)) as most_dimensions,
     coalesce(sum(b.token_count), 0)::bigint as tokens
-from upload_pipeline.document_chunk_buffer as b
+from unnest(:document_ids::uuid[]) as d (document_id)
+left join upload_pipeline.document_chunk_buffer as b on b.document_id = d.document_id
 left join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
-where b.document_id = :document_id;
+group by d.document_id;
 
 -- name: drop_stale_chunks!
 -- What an earlier version of the chunker served and this one does not.
 delete from upload_pipeline.document_chunks as c
 where
-    c.document_id = :document_id
+    c.document_id = any(:document_ids)
     and not exists (select from upload_pipeline.document_chunk_buffer as b where b.chunk_id = c.chunk_id);
 
 -- name: promote_chunks!
@@ -104,7 +123,7 @@ select
     b.chunk_id, b.document_id, b.owner_id, b.ordinal, b.start_offset, b.end_offset, b.first_page, b.last_page,
     b.heading_path, b.token_count, b.chunk_sha256, b.text
 from upload_pipeline.document_chunk_buffer as b
-where b.document_id = :document_id
+where b.document_id = any(:document_ids)
 on conflict (chunk_id) do update
 set
     start_offset = excluded.start_offset, end_offset = excluded.end_offset, first_page = excluded.first_page,
@@ -117,7 +136,7 @@ with outdated as (
     delete from upload_pipeline.document_vectors as o
     using upload_pipeline.document_vector_buffer as b
     where
-        b.document_id = :document_id
+        b.document_id = any(:document_ids)
         and o.chunk_id = b.chunk_id
         and o.model <> b.model
         and o.chunk_sha256 <> b.chunk_sha256
@@ -127,50 +146,59 @@ insert into upload_pipeline.document_vectors (chunk_id, model, document_id, owne
 select
     v.chunk_id, v.model, v.document_id, v.owner_id, v.chunk_sha256, v.embedding
 from upload_pipeline.document_vector_buffer as v
-where v.document_id = :document_id
+where v.document_id = any(:document_ids)
 on conflict (chunk_id, model) do update
 set chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
 
--- name: promotion_facts^
--- Counts and hashes of both sides, read back from the tables themselves.
+-- name: promotion_facts
+-- Counts and hashes of both sides of each document, read back from the tables themselves.
 select
-    buffered.chunks as buffered_chunks,
+    d.document_id,
+    coalesce(buffered.chunks, 0) as buffered_chunks,
     buffered.fingerprint as buffered_sha256,
-    served.chunks as served_chunks,
+    coalesce(served.chunks, 0) as served_chunks,
     served.fingerprint as served_sha256,
-    buffered.tokens
-from (
+    coalesce(buffered.tokens, 0) as tokens
+from unnest(:document_ids::uuid[]) as d (document_id)
+left join (
     select
+        b.document_id,
         count(*) as chunks,
-        coalesce(sum(b.token_count), 0)::bigint as tokens,
+        sum(b.token_count)::bigint as tokens,
         sha256(string_agg(
             uuid_send(b.chunk_id) || sha256(convert_to(b.text, 'UTF8')) || sha256(upload_pipeline.vector_bytes(v.embedding)), ''::bytea order by b.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunk_buffer as b
     inner join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
-    where b.document_id = :document_id
-) as buffered
-cross join (
+    where b.document_id = any(:document_ids)
+    group by b.document_id
+) as buffered on buffered.document_id = d.document_id
+left join (
     select
+        c.document_id,
         count(*) as chunks,
         sha256(string_agg(
             uuid_send(c.chunk_id) || sha256(convert_to(c.text, 'UTF8')) || sha256(upload_pipeline.vector_bytes(v.embedding)), ''::bytea order by c.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunks as c
     inner join upload_pipeline.document_vectors as v on v.chunk_id = c.chunk_id and v.model = :model
-    where c.document_id = :document_id
-) as served;
+    where c.document_id = any(:document_ids)
+    group by c.document_id
+) as served on served.document_id = d.document_id;
 
 -- name: record_completion!
--- The document's summary.
+-- The documents' summaries.
 update upload_pipeline.documents as d
 set
-    chunk_count = :chunk_count,
-    token_count = :token_count,
-    content_sha256 = :content_sha256,
+    chunk_count = t.chunk_count,
+    token_count = t.token_count,
+    content_sha256 = t.content_sha256,
     embedding_model = :model,
     completed_at = now()
-where d.document_id = :document_id;
+from unnest(
+    :document_ids::uuid[], :counts::integer[], :tokens::bigint[], :hashes::bytea[]
+) as t (document_id, chunk_count, token_count, content_sha256)
+where d.document_id = t.document_id;
 
 -- name: copy_chunks#
 -- Bulk load of the chunk buffer, fed in binary.

@@ -141,8 +141,16 @@ where j.document_id = any(:document_ids) and j.claimed_by = :claim
 order by j.document_id
 for update;
 
--- name: advance!
+-- name: advance
 -- A step forward, in the transaction of the write that justifies it. The claim stays, at the end until Dagster has been told.
+with held as materialized (
+    select h.document_id
+    from upload_pipeline.upload_jobs as h
+    where h.document_id = any(:document_ids) and h.claimed_by = :claim and h.state = :from_state
+    order by h.document_id
+    for update
+)
+
 update upload_pipeline.upload_jobs as j
 set
     state = :to_state,
@@ -151,7 +159,9 @@ set
     last_error_code = null,
     last_error_message = null,
     last_error_stage = null
-where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
+from held
+where j.document_id = held.document_id
+returning j.document_id;
 
 -- name: lock_parse_job^
 -- The submitter and the webhook of one parse job take turns, so that neither misses the other.

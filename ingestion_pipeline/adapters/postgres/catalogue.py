@@ -8,7 +8,7 @@ from uuid import UUID
 from pgvector import HalfVector, Vector
 
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
-from ingestion_pipeline.adapters.postgres.ledger import record_call
+from ingestion_pipeline.adapters.postgres.ledger import record_calls
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.catalogue import (
@@ -149,7 +149,7 @@ class PostgresCatalogue:
         with self._transaction(owner_id) as connection:
             if bill is not None:
                 self._queries.do_not_wait_for_disk(connection)
-                record_call(connection, bill, owner_id)
+                record_calls(connection, [bill], owner_id)
             candidates = str(max(limit, self._search_candidates))
             prepared = self._queries.prepare_search(connection, candidates=candidates)
             rows = list(self._queries.search(connection, **parameters))

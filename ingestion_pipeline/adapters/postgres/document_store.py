@@ -1,6 +1,8 @@
 """The workers' view of Postgres: claims, state changes with the writes that justify them, buffers."""
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,15 +12,13 @@ from numpy.typing import NDArray
 
 from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_rows
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
-from ingestion_pipeline.adapters.postgres.ledger import record_call
+from ingestion_pipeline.adapters.postgres.ledger import record_calls
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.domain import (
-    Chunk,
     Document,
     Failure,
     Lane,
-    ParsedText,
     ParseOutcome,
     Precision,
     State,
@@ -26,7 +26,15 @@ from ingestion_pipeline.domain import (
     dead_letter_of,
 )
 from ingestion_pipeline.errors import ClaimLostError
-from ingestion_pipeline.ports import Batch, Cancellation, PendingText, PromotionFacts, VectorFacts
+from ingestion_pipeline.ports import (
+    Batch,
+    Cancellation,
+    ChunkResult,
+    ParseResult,
+    PendingText,
+    PromotionFacts,
+    VectorFacts,
+)
 
 COPY_BLOCK_BYTES = 1 << 20
 
@@ -132,54 +140,52 @@ class PostgresDocumentStore:
             rows = self._queries.overdue_parse_jobs(connection, max_documents=max_documents, poll_seconds=poll_seconds)
             return [(row["document_id"], row["parse_job_id"]) for row in rows]
 
-    def parsed(
-        self, document: Document, claim: str, parsed_key: str, parsed: ParsedText, bill: VendorCall | None = None
-    ) -> None:
-        with self._transaction() as connection:
-            self._advance(connection, document, claim, State.PARSED, State.PARSE_VALIDATED)
-            self._queries.record_parsed(
-                connection,
-                document_id=document.document_id,
-                parsed_key=parsed_key,
-                parsed_sha256=parsed.sha256,
-                page_numbers=list(parsed.page_numbers),
-                page_starts=list(parsed.page_starts),
-                failed_pages=list(parsed.failed_pages),
-                page_count=len(parsed.page_numbers) + len(parsed.failed_pages),
-            )
-            if bill is not None:
-                record_call(connection, bill)
+    def parsed(self, claim: str, results: Sequence[ParseResult]) -> None:
+        rows = [
+            {
+                "document_id": str(result.document.document_id),
+                "parsed_key": result.parsed_key,
+                "parsed_sha256": result.parsed.sha256.hex(),
+                "page_numbers": result.parsed.page_numbers,
+                "page_starts": result.parsed.page_starts,
+                "failed_pages": result.parsed.failed_pages,
+            }
+            for result in results
+        ]
+        with self._advancing(claim, _ids(results), State.PARSED, State.PARSE_VALIDATED) as connection:
+            self._queries.record_parsed(connection, rows=json.dumps(rows))
+            record_calls(connection, [result.bill for result in results if result.bill is not None])
 
     # chunks and vectors
 
-    def chunks_stored(self, document: Document, claim: str, chunks: Sequence[Chunk]) -> None:
-        with self._transaction() as connection:
-            self._advance(connection, document, claim, State.PARSE_VALIDATED, State.CHUNKS_STORED)
-            self._queries.clear_chunk_buffer(connection, document_id=document.document_id)
+    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> None:
+        document_ids = _ids(results)
+        with self._advancing(claim, document_ids, State.PARSE_VALIDATED, State.CHUNKS_STORED) as connection:
+            self._queries.clear_chunk_buffer(connection, document_ids=document_ids)
             with connection.cursor() as cursor:
-                cursor.copy_expert(self._queries.copy_chunks.sql, chunk_rows(document, chunks), COPY_BLOCK_BYTES)
+                cursor.copy_expert(self._queries.copy_chunks.sql, chunk_rows(results), COPY_BLOCK_BYTES)
             self._queries.record_chunk_totals(
                 connection,
-                document_id=document.document_id,
-                chunk_count=len(chunks),
-                token_count=sum(chunk.token_count for chunk in chunks),
+                document_ids=document_ids,
+                chunk_counts=[len(result.chunks) for result in results],
+                token_counts=[sum(chunk.token_count for chunk in result.chunks) for result in results],
             )
 
-    def embedding_started(self, document: Document, claim: str) -> None:
-        with self._transaction() as connection:
-            self._advance(connection, document, claim, State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS)
+    def embedding_started(self, claim: str, document_ids: Sequence[UUID]) -> None:
+        with self._advancing(claim, document_ids, State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS):
+            pass
 
-    def reuse_vectors(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
-        reused: dict[UUID, int] = {}
+    def reuse_vectors(self, claim: str, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
+        wanted = list(document_ids)
         with self._transaction() as connection:
-            self._queries.discard_vectors_of_other_models(connection, document_ids=list(document_ids), model=model)
-            for row in self._queries.reuse_vectors(connection, document_ids=list(document_ids), model=model):
-                reused[row["document_id"]] = reused.get(row["document_id"], 0) + 1
-        return reused
+            self._hold(connection, claim, wanted)
+            self._queries.discard_vectors_of_other_models(connection, document_ids=wanted, model=model)
+            rows = self._queries.reuse_vectors(connection, document_ids=wanted, model=model)
+            return dict(Counter(row["document_id"] for row in rows))
 
-    def missing_vectors(self, document_ids: Sequence[UUID]) -> list[PendingText]:
+    def missing_vectors(self, document_ids: Sequence[UUID], most: int | None = None) -> list[PendingText]:
         with self._transaction() as connection:
-            rows = self._queries.missing_vectors(connection, document_ids=list(document_ids))
+            rows = self._queries.missing_vectors(connection, document_ids=list(document_ids), most=most)
             return [PendingText(**{**row, "chunk_sha256": bytes(row["chunk_sha256"])}) for row in rows]
 
     def store_vectors(
@@ -190,11 +196,8 @@ class PostgresDocumentStore:
         model: str,
         bill: VendorCall | None = None,
     ) -> None:
-        document_ids = {text.document_id for text in texts}
         with self._transaction() as connection:
-            held = list(self._queries.hold_claim(connection, document_ids=list(document_ids), claim=claim))
-            if len(held) != len(document_ids):
-                raise ClaimLostError("another run has taken documents of this request over")
+            self._hold(connection, claim, list({text.document_id for text in texts}))
             if not self._is_precision_checked:
                 expect_precision(connection, self._precision)
                 self._is_precision_checked = True
@@ -203,42 +206,37 @@ class PostgresDocumentStore:
             with connection.cursor() as cursor:
                 cursor.copy_expert(self._queries.copy_vectors.sql, rows, COPY_BLOCK_BYTES)
             self._queries.store_staged_vectors(connection)
-            if bill is not None:
-                record_call(connection, bill)
+            record_calls(connection, [bill] if bill is not None else [])
 
-    def vector_facts(self, document_id: UUID) -> VectorFacts:
+    def vector_facts(self, document_ids: Sequence[UUID]) -> dict[UUID, VectorFacts]:
         with self._transaction() as connection:
-            return VectorFacts(**self._queries.vector_facts(connection, document_id=document_id))
+            rows = self._queries.vector_facts(connection, document_ids=list(document_ids))
+            return {row.pop("document_id"): VectorFacts(**row) for row in rows}
 
-    def embeddings_stored(self, document: Document, claim: str) -> None:
-        with self._transaction() as connection:
-            self._advance(connection, document, claim, State.EMBEDDING_IN_PROGRESS, State.EMBEDDINGS_STORED)
+    def embeddings_stored(self, claim: str, document_ids: Sequence[UUID]) -> None:
+        with self._advancing(claim, document_ids, State.EMBEDDING_IN_PROGRESS, State.EMBEDDINGS_STORED):
+            pass
 
-    def promote(self, document: Document, claim: str, model: str, accept: Callable[[PromotionFacts], None]) -> None:
-        document_id = document.document_id
-        with self._transaction() as connection:
-            self._advance(connection, document, claim, State.EMBEDDINGS_STORED, State.COMPLETE)
-            self._queries.drop_stale_chunks(connection, document_id=document_id)
-            self._queries.promote_chunks(connection, document_id=document_id)
-            self._queries.promote_vectors(connection, document_id=document_id)
-            row = self._queries.promotion_facts(connection, document_id=document_id, model=model)
-            facts = PromotionFacts(
-                **{
-                    **row,
-                    "buffered_sha256": _bytes(row["buffered_sha256"]),
-                    "served_sha256": _bytes(row["served_sha256"]),
-                }
-            )
-            accept(facts)
-            self._queries.record_completion(
-                connection,
-                document_id=document_id,
-                chunk_count=facts.served_chunks,
-                token_count=facts.tokens,
-                content_sha256=facts.served_sha256,
-                model=model,
-            )
-            self._queries.clear_chunk_buffer(connection, document_id=document_id)
+    def promote(
+        self, claim: str, document_ids: Sequence[UUID], model: str, accept: Callable[[UUID, PromotionFacts], None]
+    ) -> None:
+        wanted = list(document_ids)
+        with self._advancing(claim, wanted, State.EMBEDDINGS_STORED, State.COMPLETE) as connection:
+            self._queries.drop_stale_chunks(connection, document_ids=wanted)
+            self._queries.promote_chunks(connection, document_ids=wanted)
+            self._queries.promote_vectors(connection, document_ids=wanted)
+            completed: dict[str, list[Any]] = {"document_ids": [], "counts": [], "tokens": [], "hashes": []}
+            for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
+                document_id = row.pop("document_id")
+                hashes = {name: _bytes(row[name]) for name in ("buffered_sha256", "served_sha256")}
+                facts = PromotionFacts(**{**row, **hashes})
+                accept(document_id, facts)
+                completed["document_ids"].append(document_id)
+                completed["counts"].append(facts.served_chunks)
+                completed["tokens"].append(facts.tokens)
+                completed["hashes"].append(facts.served_sha256)
+            self._queries.record_completion(connection, model=model, **completed)
+            self._queries.clear_chunk_buffer(connection, document_ids=wanted)
 
     # failures
 
@@ -297,15 +295,32 @@ class PostgresDocumentStore:
         with self._database.transaction(actor=self._actor) as connection:
             yield connection
 
-    def _advance(self, connection: Connection, document: Document, claim: str, source: State, target: State) -> None:
-        changed = self._queries.advance(
-            connection,
-            document_id=document.document_id,
-            claim=claim,
-            from_state=source.value,
-            to_state=target.value,
-        )
-        _expect_one(changed, document)
+    @contextmanager
+    def _advancing(
+        self, claim: str, document_ids: Sequence[UUID], source: State, target: State
+    ) -> Iterator[Connection]:
+        """A transaction that takes documents a state further with what is written in it."""
+        wanted = list(document_ids)
+        with self._transaction() as connection:
+            rows = self._queries.advance(
+                connection, document_ids=wanted, claim=claim, from_state=source.value, to_state=target.value
+            )
+            _expect_all(wanted, rows)
+            yield connection
+
+    def _hold(self, connection: Connection, claim: str, document_ids: list[UUID]) -> None:
+        _expect_all(document_ids, self._queries.hold_claim(connection, document_ids=document_ids, claim=claim))
+
+
+def _ids(results: Sequence[ParseResult] | Sequence[ChunkResult]) -> list[UUID]:
+    return [result.document.document_id for result in results]
+
+
+def _expect_all(wanted: Sequence[UUID], rows: Iterable[dict[str, Any]]) -> None:
+    lost = set(wanted) - {row["document_id"] for row in rows}
+    if lost:
+        named = ", ".join(str(document_id) for document_id in sorted(lost)[:3])
+        raise ClaimLostError(f"no longer this run's, or moved on: {len(lost)} of {len(wanted)} documents: {named}")
 
 
 def _expect_one(changed: int, document: Document) -> None:

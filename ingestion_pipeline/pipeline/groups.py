@@ -1,0 +1,144 @@
+"""Documents of a run in groups that go through the stages together, several groups side by side.
+
+A stage writes a whole group in one transaction. Where that fails, each document is tried alone, so that a bad one fails
+alone. Memory is that of the groups in flight, whatever the size of the batch.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import TypeVar
+from uuid import UUID
+
+from ingestion_pipeline.domain import Document
+from ingestion_pipeline.pipeline.failures import settle
+from ingestion_pipeline.pipeline.report import Asset, StageReport
+from ingestion_pipeline.pipeline.services import Services
+
+GROUP_DOCUMENTS = 64
+GROUP_BYTES = 2 << 20
+GROUPS_IN_FLIGHT = 3
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+Text = tuple[UUID, bytes]  # owner and SHA-256
+
+
+@dataclass(slots=True)
+class Purchases:
+    """Which texts are with the embedder or have their vectors, for all groups of a run: none is paid for twice."""
+
+    _requested: set[Text] = field(default_factory=set)
+    _bought: set[Text] = field(default_factory=set)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def take(self, wanted: set[Text], doubted: set[Text]) -> tuple[set[Text], set[Text]]:
+        """(the caller's to buy, bought already); where others are buying all of them, waits until one is done.
+
+        What is bought is to be copied; texts that could not be copied after all are `doubted` the next time.
+        """
+        with self._changed:
+            bought = (wanted & self._bought) - doubted
+            mine = wanted - self._requested - bought
+            if wanted and not mine and not bought:
+                self._changed.wait()
+            self._requested |= mine
+            return mine, bought
+
+    def close(self, taken: set[Text], stored: set[Text]) -> None:
+        """Of the texts that the caller took, some have their vectors now; the others are anybody's again."""
+        with self._changed:
+            self._requested -= taken
+            self._bought |= stored
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class Crew:
+    """What the groups of a run share: the claim, the services, threads that wait for outside services, the reports."""
+
+    claim: str
+    services: Services
+    helpers: ThreadPoolExecutor
+    purchases: Purchases = field(default_factory=Purchases)
+
+
+@dataclass(slots=True)
+class Group:
+    """Documents on their way together, and what is to be told of them."""
+
+    crew: Crew
+    reports: list[StageReport] = field(default_factory=list)
+
+    @property
+    def services(self) -> Services:
+        return self.crew.services
+
+    def settle(self, document: Document, asset: Asset, error: Exception) -> None:
+        """Record an error of one document: it leaves the group."""
+        self.reports.append(settle(self.services, document, self.crew.claim, asset, error))
+
+    def each(
+        self, work: Callable[[Item], Made], items: Sequence[Item], document_of: Callable[[Item], Document], asset: Asset
+    ) -> list[Made]:
+        """What `work` makes of each item, in order, waiting for several at once; an error settles its document."""
+        futures = [(item, self.crew.helpers.submit(work, item)) for item in items]
+        made = []
+        for item, future in futures:
+            try:
+                made.append(future.result())
+            except Exception as error:  # noqa: BLE001 - classified by settle; a bug becomes a dead letter
+                self.settle(document_of(item), asset, error)
+        return made
+
+    def together(
+        self,
+        write: Callable[[Sequence[Item]], object],
+        items: Sequence[Item],
+        document_of: Callable[[Item], Document],
+        asset: Asset,
+    ) -> list[Item]:
+        """Those items that `write` succeeded for: with all at once or else with each alone."""
+        if not items:
+            return []
+        try:
+            write(items)
+            return list(items)
+        except Exception as error:  # noqa: BLE001 - as above
+            if len(items) == 1:
+                self.settle(document_of(items[0]), asset, error)
+                return []
+        return [done for item in items for done in self.together(write, [item], document_of, asset)]
+
+
+def in_groups(
+    documents: Sequence[Document], work: Callable[[list[Document]], list[StageReport]]
+) -> Iterator[StageReport]:
+    """Do `work` for group after group, several at a time; reports come as groups are done."""
+    with ThreadPoolExecutor(GROUPS_IN_FLIGHT, thread_name_prefix="group") as pool:
+        running: deque[Future[list[StageReport]]] = deque()
+        for group in _cut(documents):
+            if len(running) == GROUPS_IN_FLIGHT:
+                done = next(as_completed(running))
+                running.remove(done)
+                yield from done.result()
+            running.append(pool.submit(work, group))
+        for done in as_completed(running):
+            yield from done.result()
+
+
+def _cut(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    group: list[Document] = []
+    size = 0
+    for document in documents:
+        if group and (len(group) == GROUP_DOCUMENTS or size + document.size_bytes > GROUP_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(document)
+        size += document.size_bytes
+    if group:
+        yield group
