@@ -45,7 +45,7 @@ cross join lateral (
         count(*) as chunks,
         count(*) filter (where sha256(convert_to(b.text, 'UTF8')) <> b.chunk_sha256) as altered,
         count(v.chunk_id) as vectors,
-        count(*) filter (where v.chunk_sha256 <> b.chunk_sha256 or abs(l2_norm(v.embedding) - 1) > 0.01) as unfit,
+        count(*) filter (where v.chunk_sha256 <> b.chunk_sha256 or abs(vector_norm(v.embedding::vector) - 1) > 0.01) as unfit,
         count(*) filter (where b.owner_id <> d.owner_id or v.owner_id <> d.owner_id) as foreign_rows
     from upload_pipeline.document_chunk_buffer as b
     left join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
@@ -69,7 +69,7 @@ cross join lateral (
             c.chunk_sha256,
             sha256(convert_to(c.text, 'UTF8')) as text_sha256,
             sha256(upload_pipeline.vector_bytes(v.embedding)) as vector_sha256,
-            v.chunk_sha256 <> c.chunk_sha256 or abs(l2_norm(v.embedding) - 1) > 0.01 as is_unfit,
+            v.chunk_sha256 <> c.chunk_sha256 or abs(vector_norm(v.embedding::vector) - 1) > 0.01 as is_unfit,
             c.owner_id <> d.owner_id or v.owner_id <> d.owner_id as is_foreign
         from upload_pipeline.document_chunks as c
         left join upload_pipeline.document_vectors as v on v.chunk_id = c.chunk_id and v.model = d.embedding_model
@@ -313,7 +313,7 @@ using upload_pipeline.document_chunk_buffer as b
 where
     v.document_id = :document_id
     and b.chunk_id = v.chunk_id
-    and (v.chunk_sha256 <> b.chunk_sha256 or abs(l2_norm(v.embedding) - 1) > 0.01);
+    and (v.chunk_sha256 <> b.chunk_sha256 or abs(vector_norm(v.embedding::vector) - 1) > 0.01);
 
 -- name: set_aside!
 -- What is stored of a document at work is damaged: a dead letter, from which the same transaction sends it back.

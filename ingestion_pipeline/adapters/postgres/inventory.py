@@ -154,7 +154,7 @@ class PostgresInventory:
         if mend is Mend.ADOPT:
             self._queries.adopt_job(connection, **one)
         elif mend is Mend.CLEAR_BUFFER:
-            self._queries.clear_chunk_buffer(connection, **one)
+            self._queries.clear_chunk_buffer(connection, document_ids=[facts.document_id])
         elif mend is Mend.DROP_OUTDATED:
             self._queries.drop_outdated_vectors(connection, **one)
         elif mend is Mend.DROP_SERVED:
