@@ -7,7 +7,9 @@ needed.
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.inventory import PostgresInventory
+from ingestion_pipeline.adapters.postgres.partitions import PostgresPartitions
 from ingestion_pipeline.inventory import Inventory
+from ingestion_pipeline.partitions import Partitions
 from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
 from ingestion_pipeline.settings import Settings
 
@@ -16,28 +18,32 @@ EMBEDDING_DIMENSIONS = 1536  # as the schema's vectors
 
 def document_store(settings: Settings, *, actor: str = "worker") -> DocumentStore:
     """The workers' store, over INGEST_WORKER_DATABASE_URL; `actor` is who appears in the documents' history."""
-    values = settings.require("worker_database_url")
-    database = Database(
-        values["worker_database_url"],
-        application_name="ingest-worker",
-        setting="INGEST_WORKER_DATABASE_URL",
-        max_connections=settings.database_connections,
-    )
     return PostgresDocumentStore(
-        database, actor=actor, claim_seconds=settings.claim_seconds, precision=settings.vector_precision
+        _worker_database(settings, "ingest-worker"),
+        actor=actor,
+        claim_seconds=settings.claim_seconds,
+        precision=settings.vector_precision,
     )
 
 
 def inventory(settings: Settings) -> Inventory:
     """The audit's view of what INGEST_WORKER_DATABASE_URL holds."""
+    return PostgresInventory(_worker_database(settings, "ingest-audit"))
+
+
+def partitions(settings: Settings) -> Partitions:
+    """What the workers remember of Dagster's partitions, over INGEST_WORKER_DATABASE_URL."""
+    return PostgresPartitions(_worker_database(settings, "ingest-retention"))
+
+
+def _worker_database(settings: Settings, application_name: str) -> Database:
     values = settings.require("worker_database_url")
-    database = Database(
+    return Database(
         values["worker_database_url"],
-        application_name="ingest-audit",
+        application_name=application_name,
         setting="INGEST_WORKER_DATABASE_URL",
         max_connections=settings.database_connections,
     )
-    return PostgresInventory(database)
 
 
 def object_store(settings: Settings) -> ObjectStore:

@@ -158,6 +158,11 @@ class Settings(BaseSettings):
     sensor_wait_seconds: float = Field(
         default=4.0, ge=0, le=30, description="seconds that a sensor with nothing to do waits for work, 0 to 30"
     )
+    partition_retention_days: float = Field(
+        default=30.0,
+        ge=0,
+        description="days that Dagster shows a settled document and keeps a run's events; 0 keeps all of them for ever",
+    )
     max_attempts: int = Field(
         default=20, ge=1, description="attempts of a stage before a document becomes a dead letter"
     )

@@ -4,7 +4,7 @@ from functools import cache
 
 import dagster as dg
 
-from ingestion_pipeline.composition import document_store, embedder, object_store, parser
+from ingestion_pipeline.composition import document_store, embedder, object_store, parser, partitions
 from ingestion_pipeline.logs import configure_logging
 from ingestion_pipeline.pipeline.services import Limits, Services
 from ingestion_pipeline.settings import Settings, load_settings
@@ -21,6 +21,7 @@ def build_services(settings: Settings) -> Services:
     """The adapters that the settings ask for."""
     return Services(
         documents=document_store(settings),
+        partitions=partitions(settings),
         objects=object_store(settings),
         parser=parser(settings),
         embedder=embedder(settings),
@@ -33,6 +34,7 @@ def build_services(settings: Settings) -> Services:
             claim_seconds=settings.claim_seconds,
             parse_poll_seconds=settings.parse_poll_seconds,
             sensor_wait_seconds=settings.sensor_wait_seconds,
+            partition_retention_days=settings.partition_retention_days,
         ),
     )
 

@@ -47,7 +47,7 @@ def reconcile_sensor(
         if result.untold:
             batch_id = uuid4()
             held = services.documents.claim_documents(result.untold, str(batch_id))
-            return dg.SensorResult(run_requests=[_run_request(batch_id, held)])
+            return dg.SensorResult(run_requests=[run_request(batch_id, held)])
     except DatabaseUnavailableError as error:
         return dg.SkipReason(error.message)
     return dg.SkipReason(
@@ -81,10 +81,11 @@ def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, 
         if batch is None:
             break
         context.instance.add_dynamic_partitions(str(DOCUMENTS.name), [str(key) for key in batch.document_ids])
-        requests.append(_run_request(batch.batch_id, batch.document_ids))
+        requests.append(run_request(batch.batch_id, batch.document_ids))
 
 
-def _run_request(batch_id: UUID, document_ids: Sequence[UUID]) -> dg.RunRequest:
+def run_request(batch_id: UUID, document_ids: Sequence[UUID]) -> dg.RunRequest:
+    """A run over documents that are claimed for a batch."""
     return dg.RunRequest(
         run_key=str(batch_id),
         run_config={"ops": {ingest_step.op.name: {"config": {"batch_id": str(batch_id)}}}},

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+from ingestion_pipeline.partitions import Partitions
 from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, times in seconds."""
+    """Sizes in bytes, times in seconds unless a name says otherwise; a retention of 0 days keeps everything."""
 
     max_upload_bytes: int
     batch_documents: int
@@ -18,6 +19,7 @@ class Limits:
     max_retry_seconds: float = 24 * 3600.0
     concurrency: int = 8
     sensor_wait_seconds: float = 0.0
+    partition_retention_days: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Services:
     """Everything outside of this process that the stages need."""
 
     documents: DocumentStore
+    partitions: Partitions
     objects: ObjectStore
     parser: Parser
     embedder: Embedder

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster_postgres import PostgresEventLogStorage
 
+from ingestion_pipeline.dagster_defs.retention import delete_runs
 from ingestion_pipeline.local_stack.stack import dagster_environment
 from ingestion_pipeline.pipeline.report import Asset
 from ingestion_pipeline.settings import PROJECT_ROOT
@@ -70,3 +72,19 @@ def test_a_batch_is_told_on_postgres_as_it_is_in_memory(
     assert on_postgres.verdicts(Asset.EMBEDDINGS, "vectors_are_complete") == {refused: True}
     tables = on_postgres.rows("select 1 from information_schema.tables where table_schema = 'dagster'")
     assert tables, "Dagster's tables are in a schema of their own"
+
+
+def test_old_runs_leave_nothing_behind_on_postgres(
+    pipeline: PipelineUnderTest, instance: dg.DagsterInstance, database_urls: "DatabaseUrls"
+) -> None:
+    on_postgres = replace(pipeline, instance=instance)
+    on_postgres.upload(document_text("old"))
+    on_postgres.complete()
+    tables = ("runs", "event_logs", "asset_check_executions", "asset_event_tags")
+
+    def counts() -> dict[str, int]:
+        return {name: on_postgres.rows(f"select count(*) as rows from dagster.{name}")[0]["rows"] for name in tables}
+
+    assert counts()["asset_check_executions"] > 5
+    assert delete_runs(instance, datetime.now(UTC) + timedelta(days=1), 10) == 2
+    assert counts() == dict.fromkeys(tables, 0)

@@ -63,6 +63,7 @@ def test_sensors_run_from_the_start_and_every_job_in_one_process() -> None:
         "upload_sensor",
         "completion_sensor",
         "reconcile_sensor",
+        "retention_sensor",
     }
     assert {sensor.default_status for sensor in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
     executors = {job.executor_def.name for job in repository.get_all_jobs()}

@@ -44,7 +44,23 @@ revoke execute on function
 from public;
 grant execute on function upload_pipeline.vector_bytes(halfvec), upload_pipeline.vector_bytes(vector) to ingest_worker;
 
+-- When a document that was settled long ago lost its partition in Dagster, and when an operator asked for it back.
+alter table upload_pipeline.upload_jobs
+add column retired_at timestamptz,
+add column restored_at timestamptz;
+
+create index upload_jobs_retirable on upload_pipeline.upload_jobs (greatest(state_changed_at, restored_at))
+where retired_at is null and state in ('complete', 'failed_parse', 'failed_chunking', 'failed_embedding');
+create index upload_jobs_to_restore on upload_pipeline.upload_jobs (restored_at)
+where restored_at > retired_at;
+
 -- migrate:down
+
+drop index upload_pipeline.upload_jobs_to_restore;
+drop index upload_pipeline.upload_jobs_retirable;
+alter table upload_pipeline.upload_jobs
+drop column restored_at,
+drop column retired_at;
 
 -- The code of before knows vectors in half precision only, and no index over them.
 drop index if exists upload_pipeline.document_vectors_by_embedding;

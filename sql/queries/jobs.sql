@@ -1,7 +1,8 @@
 -- What sensors and runs do with jobs. Every write of a run names its claim: a run that lost it changes nothing.
 
 -- name: claim_batch
--- Takes the documents that are due in a lane, oldest first, up to a number and a size (a single document may be larger).
+-- Takes the documents that are due in a lane, oldest first, up to a number and a size (a single document may be larger). Whoever
+-- claims them gives each a partition in Dagster.
 with candidates as materialized (
     select
         j.document_id,
@@ -33,7 +34,7 @@ batch as (
 )
 
 update upload_pipeline.upload_jobs as j
-set claimed_by = :claim, claim_expires_at = now() + make_interval(secs => :claim_seconds)
+set claimed_by = :claim, claim_expires_at = now() + make_interval(secs => :claim_seconds), retired_at = null
 from sized as s
 where j.document_id = s.document_id and s.bytes_before < :max_bytes
 returning j.document_id;
