@@ -66,6 +66,7 @@ class DocumentFacts:
     unchanged_seconds: float | None
     last_error_stage: str | None
     is_claimed: bool
+    is_retired: bool
     has_foreign_job: bool
     buffered: ChunkFacts
     served: ChunkFacts

@@ -23,6 +23,7 @@ def check_partitions(audit: Audit, documents: Sequence[DocumentFacts]) -> dict[U
         for facts in documents
         if (facts.state is State.COMPLETE or facts.state in DEAD_LETTERS)
         and not facts.is_claimed
+        and not facts.is_retired
         and (facts.unchanged_seconds or 0) > audit.options.grace_seconds
     }
     if not settled:

@@ -15,6 +15,7 @@ from vector_library import add_vectors
 from ingestion_pipeline.adapters.postgres.catalogue import PostgresCatalogue
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
+from ingestion_pipeline.adapters.postgres.inventory import PostgresInventory
 from ingestion_pipeline.adapters.postgres.migrations import Migrator
 from ingestion_pipeline.domain import Precision, State
 from ingestion_pipeline.errors import ConfigurationError
@@ -73,6 +74,16 @@ def test_vectors_go_through_buffer_and_promotion_to_search_unchanged(stored: Sto
         hit = stored.catalogue.search(OWNER, vector=vector.tolist(), model=MODEL, limit=1)[0]
         assert hit.ordinal == position
         assert hit.score == pytest.approx(1.0, abs=1e-3 if stored.precision is Precision.HALF else 1e-6)
+
+
+def test_the_audit_proves_vectors_in_their_precision(stored: Stored) -> None:
+    (document_id,) = register(stored.urls.owner)
+    Walk(stored.store, document_id).to(State.COMPLETE)
+    database = Database(stored.urls.worker, application_name="test")
+    [facts] = PostgresInventory(database).facts([document_id])
+    database.close()
+    assert (facts.served.vectors, facts.served.unfit) == (3, 0)
+    assert facts.has_proven_vectors
 
 
 def test_vectors_are_reused_in_their_precision(stored: Stored) -> None:

@@ -82,3 +82,11 @@ def test_cancelled_documents_and_those_at_work_need_no_partition(audited: Audite
         " (select document_id from upload_pipeline.documents order by created_at limit 1)"
     )
     assert audited.found() == {}
+
+
+def test_retired_documents_are_not_missed_in_dagster(audited: AuditedPipeline) -> None:
+    one_good_and_one_bad(audited)
+    audited.pipeline.rows("update upload_pipeline.upload_jobs set state_changed_at = now() - interval '2 days'")
+    audited.pipeline.with_limits(partition_retention_days=1.0).tick("retention_sensor")
+    assert partitions(audited) == set()
+    assert audited.found() == {}

@@ -1,7 +1,7 @@
 """Dagster forgets what was settled long ago; Postgres and search do not, and what is wanted again comes back."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from uuid import UUID
 
@@ -20,6 +20,14 @@ from orchestration.pipeline_under_test import OWNER, PipelineUnderTest, document
 
 GREEN = dict.fromkeys([asset.value for asset in Asset], "green")
 LONG_AGO = "update upload_pipeline.upload_jobs set state_changed_at = now() - interval '40 days'"
+
+
+class LaterClock(datetime):
+    """An hour ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "LaterClock":
+        return super().now(tz) + timedelta(hours=1)
 
 
 @pytest.fixture
@@ -215,6 +223,18 @@ def test_old_runs_go_with_their_events_checks_and_nothing_of_others(keeper: Pipe
     assert keeper.materialised(Asset.FINALIZED, second)["filename"] == "notes.md"
     for asset, check in ((Asset.RAW_UPLOAD, "upload_is_intact"), (Asset.FINALIZED, "served_equals_buffered")):
         assert keeper.verdicts(asset, check) == {second: True}
+
+
+def test_runs_stay_as_long_as_documents_wait_to_be_retired(
+    keeper: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "PARTITIONS_A_TICK", 1)
+    completed(keeper, "one")
+    keeper.rows(LONG_AGO)
+    hasty = keeper.with_limits(partition_retention_days=1e-4)
+    monkeypatch.setattr(retention, "datetime", LaterClock)
+    assert "partitions retired 1, old runs deleted 0" in hasty.tick("retention_sensor").skip_message
+    assert "partitions retired 0, old runs deleted 2" in hasty.tick("retention_sensor").skip_message
 
 
 def test_runs_at_work_are_not_deleted_however_old(keeper: PipelineUnderTest) -> None:

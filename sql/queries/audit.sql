@@ -24,6 +24,7 @@ select
     j.state, j.state_changed_at, j.last_error_stage,
     extract(epoch from now() - j.state_changed_at)::float as unchanged_seconds,
     j.claimed_by is not null as is_claimed,
+    j.retired_at is not null as is_retired,
     coalesce(j.owner_id <> d.owner_id, false) as has_foreign_job,
     buffered.chunks as buffered_chunks,
     buffered.altered as buffered_altered,
