@@ -35,7 +35,43 @@ inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
 where d.document_id = :document_id;
 
 -- name: list_documents
--- A page of documents, newest first; the page after the row (before_at, before_id).
+-- A page of documents, newest first; the page after the row (before_at, before_id). Which ones they are is found first, by the
+-- index that has them in order, or from the jobs if there is something to select by, so that no others are joined and sorted.
+with page as materialized (
+    (
+        select
+            d.document_id,
+            d.created_at
+        from upload_pipeline.documents as d
+        where
+            :states::text[] is null
+            and :code::text is null
+            and :has_error::boolean is null
+            and d.owner_id = :owner_id
+            and (:before_at::timestamptz is null or (d.created_at, d.document_id) < (:before_at, :before_id::uuid))
+        order by d.created_at desc, d.document_id desc
+        limit :limit
+    )
+    union all
+    (
+        select
+            d.document_id,
+            d.created_at
+        from upload_pipeline.upload_jobs as j
+        inner join upload_pipeline.documents as d on d.document_id = j.document_id
+        where
+            (:states::text[] is not null or :code::text is not null or :has_error::boolean is not null)
+            and j.owner_id = :owner_id
+            and d.owner_id = :owner_id
+            and (:states::text[] is null or j.state = any(:states::text[]))
+            and (:code::text is null or j.last_error_code = :code)
+            and (:has_error::boolean is null or (j.last_error_code is not null) = :has_error)
+            and (:before_at::timestamptz is null or (d.created_at, d.document_id) < (:before_at, :before_id::uuid))
+        order by d.created_at desc, d.document_id desc
+        limit :limit
+    )
+)
+
 select
     d.document_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.created_at, d.completed_at,
     d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
@@ -51,16 +87,10 @@ select
         )::integer
         else 0
     end as chunks_embedded
-from upload_pipeline.documents as d
-inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
-where
-    d.owner_id = :owner_id
-    and (:states::text[] is null or j.state = any(:states::text[]))
-    and (:code::text is null or j.last_error_code = :code)
-    and (:has_error::boolean is null or (j.last_error_code is not null) = :has_error)
-    and (:before_at::timestamptz is null or (d.created_at, d.document_id) < (:before_at, :before_id::uuid))
-order by d.created_at desc, d.document_id desc
-limit :limit;
+from page as p
+inner join upload_pipeline.documents as d on d.document_id = p.document_id
+inner join upload_pipeline.upload_jobs as j on j.document_id = p.document_id
+order by p.created_at desc, p.document_id desc;
 
 -- name: retry_document^
 -- Takes a document up again that failed, was cancelled or waits; done is null without such a document of the owner, false if its
