@@ -1,4 +1,4 @@
-"""`python -m ingestion_pipeline_tests.performance`: run the measurements, print the table, write the results."""
+"""`python -m ingestion_pipeline_tests.performance`: run the measurements, print their tables, write the results."""
 
 import argparse
 import signal
@@ -65,9 +65,10 @@ def main() -> None:
     with surroundings() as here:
         for name in options.only:
             click.echo(f"{name} ...", err=True)
-            figures += MEASUREMENTS[name](here, extent)
-    report.write(options.out, figures, "long" if options.long else "short", facts)
-    click.echo(report.table(figures))
+            found = list(MEASUREMENTS[name](here, extent))
+            click.echo(report.table(found))
+            figures += found
+            report.write(options.out, figures, "long" if options.long else "short", facts)
 
 
 if __name__ == "__main__":

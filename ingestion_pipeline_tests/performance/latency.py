@@ -26,7 +26,7 @@ def measure(here: Surroundings, documents: int, idle_seconds: float) -> Iterator
         _one(stack, "to warm up")
         taken = [_one(stack, f"number {number}") for number in range(documents)]
         yield from _latencies([seconds for seconds, _ in taken])
-        yield from _steps([steps for _, steps in taken])
+        yield from _where([steps for _, steps in taken])
         yield from _idle(stack, idle_seconds)
 
 
@@ -37,14 +37,17 @@ def _one(stack: Live, title: str) -> tuple[float, dict[str, float]]:
         started = time.perf_counter()
         document_id = stack.upload(connection, f"{title}.md", document(title, SMALL_BYTES).encode())["document_id"]
         accepted = time.perf_counter() - started
-        while (seen := stack.call(connection, "GET", f"/documents/{document_id}"))["state"] != "complete":
+        path = f"/documents/{document_id}"
+        while (seen := stack.call(connection, "GET", path))["state"] != "complete":
             assert time.perf_counter() - started < TIMEOUT_SECONDS, seen
             time.sleep(POLL_SECONDS)
-        return time.perf_counter() - started, {"POST answered": accepted, **_history(seen)}
+        seconds = time.perf_counter() - started
+        return seconds, {"POST answered": accepted, **_steps(stack.call(connection, "GET", f"{path}/events"))}
 
 
-def _history(seen: dict[str, Any]) -> dict[str, float]:
-    at = {event["to_state"]: datetime.fromisoformat(event["at"]) for event in seen["history"]}
+def _steps(history: dict[str, Any]) -> dict[str, float]:
+    """Seconds from each state to the next."""
+    at = {event["to_state"]: datetime.fromisoformat(event["at"]) for event in history["events"]}
     return {
         f"{before} to {after}": (at[after] - at[before]).total_seconds()
         for before, after in pairwise([state.value for state in HAPPY_PATH])
@@ -58,7 +61,7 @@ def _latencies(seconds: list[float]) -> Iterator[Figure]:
     yield Figure(name, "worst", worst, "s", target=f"<= {WORST_SECONDS:g}", met=worst <= WORST_SECONDS)
 
 
-def _steps(taken: list[dict[str, float]]) -> Iterator[Figure]:
+def _where(taken: list[dict[str, float]]) -> Iterator[Figure]:
     for step in taken[0]:
         yield Figure("where it goes", f"{step}, median", median(steps[step] for steps in taken), "s")
 

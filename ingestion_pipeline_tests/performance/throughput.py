@@ -12,6 +12,7 @@ from ingestion_pipeline_tests.performance.surroundings import Cpu, Site, Surroun
 
 LEAST_RATIO = 0.5
 MOST_MS_A_DOCUMENT = 10.0
+CLOCK_SECONDS = 0.01  # what the kernel counts others' CPU by
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,11 @@ def measure(here: Surroundings, sizes: Sizes, rounds: int) -> Iterator[Figure]:
         for state, source in (("parsed", parsed), ("parse_validated", validated)):
             for name, dagster in (("pipeline", False), ("Dagster", True)):
                 others.setdefault(f"{name}, from {state}", []).append(pipeline_round(here, source, dagster=dagster))
-    yield from _figures("throughput", "limit", limits, sizes.documents, None)
-    for what, taken in others.items():
-        yield from _figures("throughput", what, taken, sizes.documents, limits)
+    lowest = _median(limits)
+    for what, taken in {"limit": limits, **others}.items():
+        yield from _figures(what, _median(taken), lowest, sizes.documents)
+    chunks = _median(others["Dagster, from parsed"]).chunks
+    yield Figure("throughput", "chunks of a document", chunks / sizes.documents, "", lowest.chunks / sizes.documents)
     for site in (parsed, validated):
         here.drop(site)
     if sizes.big:
@@ -98,21 +101,34 @@ def pipeline_round(here: Surroundings, source: Site, *, dagster: bool) -> Round:
     return Round(done.seconds, done.cpu_seconds, shared, chunks)
 
 
-def _figures(
-    measurement: str, what: str, taken: Sequence[Round], documents: int, limits: Sequence[Round] | None
-) -> Iterator[Figure]:
-    mine = _median(taken)
-    against = ratio = None
-    target, met = "", None
-    if limits:
-        against = documents / _median(limits).seconds
-        ratio = _median(limits).seconds / mine.seconds
-        if "Dagster" in what:
-            target, met = f"ratio >= {LEAST_RATIO}", ratio >= LEAST_RATIO
-    yield Figure(measurement, what, documents / mine.seconds, "documents/s", against, ratio, target, met)
-    for name, cpu in (("own", mine.own_cpu), ("Postgres", mine.shared.postgres), ("mocks", mine.shared.mocks)):
-        yield Figure(measurement, f"{what}: CPU, {name}", cpu / documents * 1000, "ms/document")
-    yield Figure(measurement, f"{what}: chunks", mine.chunks, "chunks")
+def _figures(what: str, mine: Round, lowest: Round, documents: int) -> Iterator[Figure]:
+    ratio = lowest.seconds / mine.seconds
+    judged = "Dagster" in what
+    yield Figure(
+        "throughput",
+        what,
+        documents / mine.seconds,
+        "documents/s",
+        documents / lowest.seconds,
+        ratio,
+        target=f"ratio >= {LEAST_RATIO}" if judged else "",
+        met=ratio >= LEAST_RATIO if judged else None,
+    )
+    cpu = {
+        "own": (mine.own_cpu, lowest.own_cpu),
+        "Postgres": (mine.shared.postgres, lowest.shared.postgres),
+        "mocks": (mine.shared.mocks, lowest.shared.mocks),
+    }
+    for name, (used, by_limit) in cpu.items():
+        a_document = 1000 / documents
+        yield Figure(
+            "throughput",
+            f"{what}: CPU, {name}",
+            used * a_document,
+            "ms/document",
+            by_limit * a_document,
+            by_limit / max(used, CLOCK_SECONDS),
+        )
 
 
 def _median(taken: Sequence[Round]) -> Round:
