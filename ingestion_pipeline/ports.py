@@ -337,8 +337,9 @@ class DocumentStore(Protocol):
         """Into the dead letter of the document's state."""
         ...
 
-    def replay(self, document: Document) -> State:
-        """From a dead letter back to the last state whose writes are durable; returns that state."""
+    def replay(self, document: Document, *, start_over: bool = False) -> State:
+        """From a dead letter or cancelled back to the last state whose writes are durable, or to the start; returns
+        that state."""
         ...
 
     def due_cancellations(self, *, max_documents: int, again_seconds: float) -> list[Cancellation]:

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=100 * 1024 * 1024, ge=1, description="largest upload in bytes")
 
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="the Dagster webserver's port")
-    batch_documents: int = Field(default=200, ge=1, le=2000, description="most documents of one run")
+    batch_documents: int = Field(default=1000, ge=1, le=2000, description="most documents of one run")
     batch_bytes: int = Field(
         default=256 * 1024 * 1024, ge=1, description="most bytes of one run's files, unless it is one file"
     )

@@ -20,7 +20,8 @@ from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 
 DOCUMENTS = dg.DynamicPartitionsDefinition(name="documents")
-SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=200)
+SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1000)
+START_OVER_TAG = "ingest/start_over"
 PORTION_REPORTS = 300
 PORTION_SECONDS = 1.0
 
@@ -53,9 +54,14 @@ CHECKS: dict[Asset, dict[str, str]] = {
 
 
 class BatchConfig(dg.Config):
-    """Which batch a sensor claimed for this run; without it the run's own partitions are taken."""
+    """Which batch a sensor claimed for this run; without it the run's own partitions are taken.
+
+    `start_over` (or the tag of a run or backfill, START_OVER_TAG: true) has failed documents parsed anew instead of
+    taken up where their work is kept.
+    """
 
     batch_id: str = ""
+    start_over: bool = False
 
 
 def _specs() -> list[dg.AssetSpec]:
@@ -128,11 +134,12 @@ def _claimed(context: dg.AssetExecutionContext, config: BatchConfig, services: S
         held = services.documents.renew_claim(claim)
         context.log.info("batch %s: %d documents are still claimed for it", claim, len(held))
         return services.documents.load(held)
+    start_over = config.start_over or context.run.tags.get(START_OVER_TAG) == "true"
     wanted = [UUID(key) for key in context.partition_keys]
     held = services.documents.claim_documents(wanted, claim)  # first, or a sensor is faster with what is replayed
     for document in services.documents.load(wanted):
         if document.state is State.CANCELLED or (document.state in DEAD_LETTERS and document.document_id in held):
-            state = services.documents.replay(document)
+            state = services.documents.replay(document, start_over=start_over)
             context.log.info("document %s goes back from %s to %s", document.document_id, document.state, state)
     held = services.documents.claim_documents(wanted, claim)
     for document_id in set(wanted) - set(held):

@@ -187,7 +187,7 @@ def _report(
 
 
 def _identity(text: PendingText) -> Text:
-    return text.owner_id, text.chunk_sha256
+    return text.owner_id.bytes + text.chunk_sha256
 
 
 def _ids(documents: Sequence[Document]) -> list[UUID]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import TypeVar
-from uuid import UUID
 
 from ingestion_pipeline.domain import Document
 from ingestion_pipeline.pipeline.failures import settle
@@ -25,7 +24,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-Text = tuple[UUID, bytes]  # owner and SHA-256
+Text = bytes  # of a text: its owner and its SHA-256
 
 
 @dataclass(slots=True)

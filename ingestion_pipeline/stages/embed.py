@@ -63,9 +63,10 @@ def plan_batches(
     for item in items:
         if not 0 < item.token_count <= largest or not item.text or item.text.isspace():
             raise IntegrityError(f"A text of {item.token_count:,} tokens can't be sent: 1 to {largest:,} are allowed.")
-        if identity(item) in seen:
+        known = identity(item)
+        if known in seen:
             continue
-        seen.add(identity(item))
+        seen.add(known)
         if not batches or len(batches[-1]) == max_inputs or tokens + item.token_count > max_tokens_total:
             batches.append([])
             tokens = 0

@@ -115,9 +115,9 @@ class PipelineUnderTest:
     def process(self) -> list[dg.ExecuteInProcessResult]:
         return self.tick_and_run("completion_sensor", "process")
 
-    def materialise(self, document_id: UUID, job: str = "process") -> dg.ExecuteInProcessResult:
+    def materialise(self, document_id: UUID, job: str = "process", **options: Any) -> dg.ExecuteInProcessResult:
         """A run of one partition, as the UI starts it."""
-        return self.execute(job, partition_key=str(document_id))
+        return self.execute(job, partition_key=str(document_id), **options)
 
     def finish_parsing(self) -> None:
         """Wait for the parser, then say what its webhooks would have said."""

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from ingestion_pipeline.dagster_defs.assets import START_OVER_TAG
 from ingestion_pipeline.domain import State
 from ingestion_pipeline.pipeline.report import Asset
 from orchestration.faulty_ports import InterruptedStore
@@ -144,3 +145,17 @@ def test_a_cancelled_document_is_taken_up_again_by_a_run_of_its_partition(pipeli
     pipeline.finish_parsing()
     pipeline.process()
     assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+
+
+def test_a_run_that_is_tagged_to_start_over_parses_a_failed_document_anew(pipeline: PipelineUnderTest) -> None:
+    pipeline.mocks.script("openai", "status", match="refused", times=3, status=400)  # together, then each alone
+    kept, anew = pipeline.upload(document_text("refused, kept")), pipeline.upload(document_text("refused, anew"))
+    pipeline.complete()
+    assert {pipeline.document(each).state for each in (kept, anew)} == {State.FAILED_EMBEDDING}
+    assert pipeline.materialise(kept).success
+    assert pipeline.materialise(anew, tags={START_OVER_TAG: "true"}).success
+    assert pipeline.document(kept).state is State.COMPLETE
+    assert (pipeline.document(anew).state, pipeline.document(anew).parse_round) == (State.PARSE_QUEUED, 2)
+    pipeline.finish_parsing()
+    pipeline.process()
+    assert pipeline.document(anew).state is State.COMPLETE

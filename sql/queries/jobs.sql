@@ -259,8 +259,8 @@ set
 where j.document_id = :document_id and j.claimed_by = :claim and j.state = :from_state;
 
 -- name: replay^
--- A dead letter or a cancelled document goes back to the last state whose writes are durable.
-select upload_pipeline.replay_document(j.document_id, false) as state
+-- A dead letter or a cancelled document goes back to the last state whose writes are durable, or to the start.
+select upload_pipeline.replay_document(j.document_id, :start_over) as state
 from upload_pipeline.upload_jobs as j
 where j.document_id = :document_id and j.state = :from_state;
 

@@ -274,9 +274,14 @@ class PostgresDocumentStore:
             )
             _expect_one(changed, document)
 
-    def replay(self, document: Document) -> State:
+    def replay(self, document: Document, *, start_over: bool = False) -> State:
         with self._transaction() as connection:
-            row = self._queries.replay(connection, document_id=document.document_id, from_state=document.state.value)
+            row = self._queries.replay(
+                connection,
+                document_id=document.document_id,
+                from_state=document.state.value,
+                start_over=start_over,
+            )
             if row is None or row["state"] is None:
                 raise ClaimLostError(f"document {document.document_id} has moved on")
             return State(row["state"])
