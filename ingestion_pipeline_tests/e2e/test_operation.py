@@ -70,7 +70,7 @@ def test_failed_documents_turn_green_by_a_backfill_once_their_cause_is_gone(stac
         wait_for_colours(stack, document_id, {**GREEN, "embeddings": "red", "finalized": ""})
     stack.clear_faults("openai")
 
-    backfill(stack, unpaid)  # Dagster looks at backfills every 30 seconds
+    backfill(stack, unpaid)
     for document_id in unpaid:
         wait_for_colours(stack, document_id, GREEN, seconds=90)
         assert stack.document(document_id)["state"] == "complete"

@@ -12,7 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 from dagster._core.run_coordinator import QueuedRunCoordinator
-from dagster._daemon import sensor
+from dagster._daemon import backfill, controller, sensor
 from sqlalchemy import text
 
 from ingestion_pipeline.dagster_defs import prompt_daemon, warm_code_server
@@ -85,12 +85,15 @@ def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
 def test_dagster_is_built_as_the_replacements_assume(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[list[str]] = []
     monkeypatch.setattr(sensor, "MIN_INTERVAL_LOOP_TIME", 5)
+    monkeypatch.setattr(controller, "DEFAULT_DAEMON_INTERVAL_SECONDS", 30)
     monkeypatch.setattr(QueuedRunCoordinator, "dequeue_interval_seconds", QueuedRunCoordinator.dequeue_interval_seconds)
     monkeypatch.setattr(prompt_daemon.run_command, "main", lambda arguments, **_: told.append(arguments))
     prompt_daemon.run_daemon(PROJECT_ROOT / "workspace.yaml")
     assert told == [["--workspace", str(PROJECT_ROOT / "workspace.yaml")]]
     assert QueuedRunCoordinator(dequeue_interval_seconds=9).dequeue_interval_seconds == prompt_daemon.ROUND_SECONDS
     assert prompt_daemon.ROUND_SECONDS == sensor.MIN_INTERVAL_LOOP_TIME
+    assert prompt_daemon.BACKFILL_SECONDS == controller.DEFAULT_DAEMON_INTERVAL_SECONDS
+    assert "DEFAULT_DAEMON_INTERVAL_SECONDS" in backfill.execute_backfill_iteration_loop.__code__.co_names
 
     servicer = warm_code_server.WarmApiServer(threading.Event(), dg.get_dagster_logger(), None)  # type: ignore[arg-type]
     assert servicer._mp_ctx is multiprocessing.get_context("forkserver")
