@@ -16,6 +16,8 @@ query Partitions($key: AssetKeyInput!) {
     }
   }
 }"""
+PARTITION_KEYS = """
+query Keys($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"""
 OBSERVATIONS = """
 query Observations($key: AssetKeyInput!, $partitions: [String!]) {
   assetOrError(assetKey: $key) {
@@ -55,6 +57,12 @@ def _partitions(stack: RunningStack, asset: str) -> dict[str, list[str]]:
     node = stack.graphql(PARTITIONS, key={"path": [asset]})["assetNodeOrError"]
     statuses: dict[str, list[str]] = node["assetPartitionStatuses"]
     return statuses
+
+
+def partition_keys(stack: RunningStack, asset: str) -> list[str]:
+    """The partitions that the UI lists, whatever became of them."""
+    keys: list[str] = stack.graphql(PARTITION_KEYS, key={"path": [asset]})["assetNodeOrError"]["partitionKeys"]
+    return keys
 
 
 def _colour(statuses: dict[str, list[str]], document_id: str) -> str:

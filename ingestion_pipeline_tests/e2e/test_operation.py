@@ -5,7 +5,7 @@ import time
 
 from running_stack import RunningStack, wait_for
 
-from e2e.dagster_graphql import ASSETS, backfill, materialise, run_status, wait_for_colours
+from e2e.dagster_graphql import ASSETS, backfill, materialise, partition_keys, run_status, wait_for_colours
 
 GREEN = dict.fromkeys(ASSETS, "green")
 
@@ -95,6 +95,26 @@ def test_an_outage_of_the_embedder_is_waited_out_without_red(stack: RunningStack
     assert stack.settled(document_id)["state"] == "complete"
     history = stack.document(document_id)["history"]
     assert [event["error_code"] for event in history if event["error_code"]] == ["vendor_unavailable"]
+    wait_for_colours(stack, document_id, GREEN)
+
+
+def test_a_cancelled_document_leaves_parser_and_dagster_and_a_retry_brings_it_to_its_end(stack: RunningStack) -> None:
+    def cancelled_jobs() -> int:
+        return int(stack.calls("llamaparse")["operations"].get("cancel_parse_job", {"calls": 0})["calls"])
+
+    script(stack, "llamaparse", "never_finish", operation="run_job", match="stopped.md", times=1)
+    document_id, before = upload_text(stack, "stopped"), cancelled_jobs()
+    parse_job_of(stack, document_id)
+    wait_for(lambda: document_id in partition_keys(stack, "raw_upload"), "Dagster has the partition")
+
+    cancelled = stack.ingest("cancel", document_id)
+    assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
+    wait_for(lambda: document_id not in partition_keys(stack, "raw_upload"), "Dagster forgets the partition")
+    assert (stack.document(document_id)["state"], cancelled_jobs()) == ("cancelled", before + 1)
+
+    retried = stack.ingest("retry", document_id)
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    assert stack.settled(document_id)["state"] == "complete"
     wait_for_colours(stack, document_id, GREEN)
 
 

@@ -137,6 +137,21 @@ def test_chunking_anew_replaces_the_buffer_vectors_included(owner: str, store: P
     assert walk.document().chunk_count == 1
 
 
+def test_chunking_anew_keeps_the_vectors_of_texts_that_stay(owner: str, store: PostgresDocumentStore) -> None:
+    (document_id,) = register(owner)
+    walk = Walk(store, document_id, texts=["Stays.", "Goes.", "Stays."])
+    walk.to(State.EMBEDDING_IN_PROGRESS)
+    walk.store_vectors()
+    bought = stored_halves(owner, "document_vector_buffer", document_id)
+    sql(owner, "update upload_pipeline.upload_jobs set state = 'cancelled', claimed_by = null, claim_expires_at = null")
+    sql(owner, "select upload_pipeline.replay_document(document_id, true) from upload_pipeline.documents")
+    anew = Walk(store, document_id, texts=["New.", "Stays."])
+    anew.to(State.CHUNKS_STORED)
+    assert [text.text for text in store.missing_vectors([document_id])] == ["New."]
+    (kept,) = stored_halves(owner, "document_vector_buffer", document_id)
+    assert any((kept == each).all() for each in bought)
+
+
 def test_vectors_are_stored_as_the_half_floats_that_numpy_makes(owner: str, store: PostgresDocumentStore) -> None:
     (document_id,) = register(owner)
     walk = Walk(store, document_id)

@@ -127,6 +127,22 @@ def test_a_document_that_was_taken_up_again_keeps_its_partition(pipeline: Pipeli
     assert set(pipeline.colours(document_id).values()) == {"green"}
 
 
+def test_starting_over_parses_anew_and_pays_for_no_text_twice(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    cancelling = InterruptedStore(
+        pipeline.services.documents, "promote", lambda: pipeline.catalogue.cancel(OWNER, document_id)
+    )
+    pipeline.with_services(documents=cancelling).complete()
+    assert pipeline.job(document_id)["cancelled_from"] == "embeddings_stored"
+    paid, parses = pipeline.texts_embedded(), pipeline.calls("llamacloud", "create_parse_job")
+
+    pipeline.catalogue.retry(OWNER, document_id, start_over=True)
+    pipeline.complete()
+    assert set(pipeline.colours(document_id).values()) == {"green"}
+    assert pipeline.texts_embedded() == paid > 0
+    assert pipeline.calls("llamacloud", "create_parse_job") == parses + 1
+
+
 def test_failures_over_more_time_than_allowed_make_a_dead_letter(pipeline: PipelineUnderTest) -> None:
     document_id = pipeline.upload(document_text("one"))
     pipeline.mocks.script("openai", "status", operation="create_embeddings", times=None, status=503)

@@ -16,7 +16,7 @@ from jsonb_to_recordset(:rows::jsonb) as r (
 where d.document_id = r.document_id;
 
 -- name: clear_chunk_buffer!
--- Chunking anew replaces what an earlier try left, vectors included.
+-- Chunking anew replaces what an earlier try left, vectors of other texts included.
 delete from upload_pipeline.document_chunk_buffer as b
 where b.document_id = any(:document_ids);
 
@@ -89,6 +89,24 @@ select
 from pg_temp.staged_vectors as s
 on conflict (chunk_id) do update
 set model = excluded.model, chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
+
+-- name: put_vectors_by!
+-- The vectors of documents that are about to be chunked anew: they are paid for.
+insert into pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+select
+    v.chunk_id, v.document_id, v.owner_id, v.model, v.chunk_sha256, v.embedding
+from upload_pipeline.document_vector_buffer as v
+where v.document_id = any(:document_ids);
+
+-- name: take_vectors_back!
+-- Those whose text stands in the new chunks too.
+insert into upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+select
+    b.chunk_id, b.document_id, b.owner_id, s.model, b.chunk_sha256, s.embedding
+from upload_pipeline.document_chunk_buffer as b
+inner join pg_temp.staged_vectors as s on s.document_id = b.document_id and s.chunk_sha256 = b.chunk_sha256
+where b.document_id = any(:document_ids)
+on conflict (chunk_id) do nothing;
 
 -- name: vector_facts
 -- Whether every chunk of each document has its vector, of the right text and size.

@@ -161,9 +161,13 @@ class PostgresDocumentStore:
     def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> None:
         document_ids = _ids(results)
         with self._advancing(claim, document_ids, State.PARSE_VALIDATED, State.CHUNKS_STORED) as connection:
+            self._queries.create_staged_vectors(connection)
+            kept = self._queries.put_vectors_by(connection, document_ids=document_ids)
             self._queries.clear_chunk_buffer(connection, document_ids=document_ids)
             with connection.cursor() as cursor:
                 cursor.copy_expert(self._queries.copy_chunks.sql, chunk_rows(results), COPY_BLOCK_BYTES)
+            if kept:
+                self._queries.take_vectors_back(connection, document_ids=document_ids)
             self._queries.record_chunk_totals(
                 connection,
                 document_ids=document_ids,
