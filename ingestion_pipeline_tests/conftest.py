@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 
 SLOWEST = "ingestion_pipeline_tests/e2e/"
-SHARING_A_STACK = tuple(SLOWEST + name for name in ("test_browser.py", "test_documents.py", "test_operation.py"))
+SHARING_A_STACK = tuple(
+    SLOWEST + name for name in ("test_audit.py", "test_browser.py", "test_documents.py", "test_operation.py")
+)
 
 
 class FilesAtATime(LoadScopeScheduling):

@@ -29,7 +29,8 @@ async def receive(services: ApiServices, form: FileForm, *, owner_id: UUID, corr
     """Store and record the file of a form. Raises what form, verifier, object store and catalogue raise.
 
     Whatever is raised, no object stays behind, but for one case: if the database goes away during its commit, nobody
-    knows whether a row refers to the object, and an orphan is better than a document without its file.
+    knows whether a row refers to the object, and an orphan, which the audit sweeps, is better than a document without
+    its file.
     """
     part = await form.part()
     filename = clean_filename(part.filename)

@@ -167,6 +167,22 @@ def test_expired_claims_of_settled_documents_come_back_as_they_were(
     assert events(owner, document_id) == history
 
 
+def test_expired_claims_come_back_in_portions_the_oldest_first(owner: str, store: PostgresDocumentStore) -> None:
+    documents = register(owner, sizes=[1] * 1003)
+    store.claim_documents(documents, "dead run")
+    expire_claims(owner)
+    sql(
+        owner,
+        "update upload_pipeline.upload_jobs set claim_expires_at = now() - interval '1 second' "
+        "where document_id = any(%s)",
+        (documents[:3],),
+    )
+    released = {document_id for document_id, _ in store.release_expired_claims()}
+    assert len(released) == 1000
+    assert {document_id for document_id, _ in store.release_expired_claims()} == {*documents} - released
+    assert released.isdisjoint(documents[:3])
+
+
 WRITES: dict[str, tuple[State, Callable[[PostgresDocumentStore, Any, str], object]]] = {
     "parse_submitted": (
         State.UPLOADED,
