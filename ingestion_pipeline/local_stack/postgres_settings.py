@@ -72,6 +72,7 @@ def server_command(programs: Path, cluster: Path, host: str, port: int, *, durab
         "shared_buffers": "256MB",
         "maintenance_work_mem": "512MB",  # an HNSW index is built in memory as far as it fits
         "max_wal_size": "4GB",
+        "random_page_cost": "1.1",  # on SSDs any page costs what the next one costs
         "password_encryption": "scram-sha-256",
         "timezone": "UTC",
         "log_timezone": "UTC",

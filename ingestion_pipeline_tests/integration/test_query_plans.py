@@ -1,0 +1,252 @@
+"""What runs again and again, over 100,000 documents: by the index that is meant for it, never by reading all of them.
+
+Statements are explained as the role that runs them; functions are run, and what they read is counted.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg2
+import pytest
+from conftest import DatabaseUrls
+from crowded_store import ERROR_CODE, OWNER, fill
+from psycopg2.extras import RealDictCursor
+from stored_documents import MODEL, sql
+
+from ingestion_pipeline.adapters.postgres.queries import queries
+
+DOCUMENTS = 100_000
+BIG = {"documents", "upload_jobs", "events", "document_chunks", "webhook_deliveries", "provider_usage"}
+SMALL_OWNER = UUID(int=2)
+
+
+class Explaining(RealDictCursor):
+    """Explains every statement in the place of running it."""
+
+    def execute(self, query: Any, parameters: Any = None) -> None:
+        text = query.decode() if isinstance(query, bytes) else query
+        super().execute("explain (format json) " + text, parameters)
+
+
+@dataclass
+class Plan:
+    """Which indexes a statement uses, which tables it reads from end to end, and how many rows it means to sort."""
+
+    indexes: set[str] = field(default_factory=set)
+    scanned: set[str] = field(default_factory=set)
+    sorted_rows: int = 0
+
+    def add(self, node: dict[str, Any]) -> "Plan":
+        if "Index Name" in node:
+            self.indexes.add(node["Index Name"])
+        if node["Node Type"] == "Seq Scan":
+            self.scanned.add(node["Relation Name"])
+        if "Sort" in node["Node Type"]:
+            self.sorted_rows = max(self.sorted_rows, node["Plans"][0]["Plan Rows"])
+        for child in node.get("Plans", []):
+            self.add(child)
+        return self
+
+
+ACT_FOR = "select set_config('request.jwt.claims', %s, true)"
+
+
+def plan_of(url: str, name: str, parameters: dict[str, Any], owner: UUID = OWNER) -> Plan:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor(cursor_factory=Explaining) as cursor:
+        RealDictCursor.execute(cursor, ACT_FOR, (json.dumps({"sub": str(owner)}),))
+        cursor.execute(getattr(queries(), name).sql, parameters)
+        rows = cursor.fetchall()
+        return Plan().add(rows[0]["QUERY PLAN"][0]["Plan"])
+
+
+@pytest.fixture(scope="module")
+def crowded(postgres_server: Any) -> Iterator[DatabaseUrls]:
+    """A store of 100,000 documents that nobody changes."""
+    urls = postgres_server.create_database()
+    fill(urls.owner, DOCUMENTS)
+    yield urls
+    postgres_server.drop_database(urls.name)
+
+
+@pytest.fixture(scope="module")
+def batch(crowded: DatabaseUrls) -> list[UUID]:
+    """The documents of a run: 200 that are being embedded."""
+    rows = sql(
+        crowded.owner, "select document_id from upload_pipeline.upload_jobs where state = 'embedding_in_progress'"
+    )
+    assert len(rows) == 200
+    return [row[0] for row in rows]
+
+
+CLAIM = {"claim": "claim-24", "claim_seconds": 60}
+WHOLE = {"max_documents": 200, "max_bytes": 1 << 28}
+FAILURE = {"code": "x", "message": "x", "stage": "parsed", "delay_seconds": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "index"),
+    [
+        ("claim_batch", {**CLAIM, **WHOLE, "lane": "submit", "batch_id": uuid4()}, "upload_jobs_ready"),
+        ("claim_batch", {**CLAIM, **WHOLE, "lane": "process", "batch_id": uuid4()}, "upload_jobs_ready"),
+        ("release_expired_claims", {}, "upload_jobs_claim_expiry"),
+        ("overdue_parse_jobs", {"max_documents": 200, "poll_seconds": 60}, "upload_jobs_parse_overdue"),
+        ("renew_claim", CLAIM, "upload_jobs_claimed"),
+        ("release_claim", {**CLAIM, "document_ids": None}, "upload_jobs_claimed"),
+        ("earlier_outcome", {"parse_job_id": "job-77"}, "webhook_deliveries_by_job"),
+        ("finish_batch", {"batch_id": uuid4(), "failed_count": 0}, "ingestion_batches_pkey"),
+        ("lock_retirable", {"settled_seconds": 30 * 86400, "limit": 200}, "upload_jobs_retirable"),
+        ("awaited_partitions", {"limit": 200}, "upload_jobs_to_restore"),
+        ("ask_back", {"document_ids": None, "state": "failed_parse", "limit": 1000}, "upload_jobs_by_owner_state"),
+    ],
+)
+def test_a_pollers_statement_uses_its_index(
+    crowded: DatabaseUrls, name: str, parameters: dict[str, Any], index: str
+) -> None:
+    plan = plan_of(crowded.worker, name, parameters)
+    assert index in plan.indexes
+    assert plan.scanned & BIG == set()
+
+
+def test_counting_the_batches_at_work_reads_claimed_documents_only(crowded: DatabaseUrls) -> None:
+    for lane in ("submit", "process"):
+        plan = plan_of(crowded.worker, "active_batches", {"lane": lane})
+        assert plan.indexes & {"upload_jobs_claimed", "upload_jobs_claim_expiry"}
+        assert plan.scanned == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("load_documents", {}),
+        ("claim_documents", CLAIM),
+        ("hold_claim", CLAIM),
+        ("advance", {**CLAIM, "from_state": "embedding_in_progress", "to_state": "embeddings_stored"}),
+        ("record_retired", {}),
+        ("reuse_vectors", {"model": MODEL}),
+        ("missing_vectors", {"model": MODEL, "most": 1000}),
+        ("vector_facts", {}),
+        ("clear_chunk_buffer", {}),
+        ("drop_stale_chunks", {}),
+        ("promote_chunks", {}),
+        ("promote_vectors", {}),
+        ("promotion_facts", {"model": MODEL}),
+        ("discard_vectors_of_other_models", {"model": MODEL}),
+    ],
+)
+def test_a_statement_of_a_run_reads_its_documents_and_no_others(
+    crowded: DatabaseUrls, batch: list[UUID], name: str, parameters: dict[str, Any]
+) -> None:
+    plan = plan_of(crowded.worker, name, {**parameters, "document_ids": batch})
+    assert plan.scanned & BIG == set()  # the buffers hold what is at work, and may be read whole
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("record_retry", {**CLAIM, **FAILURE}),
+        ("record_dead_letter", {**CLAIM, **FAILURE, "from_state": "parsed", "to_state": "failed_parse"}),
+        ("resubmit", {**CLAIM, **FAILURE}),
+        ("record_parse_submitted", {**CLAIM, "parse_job_id": "job", "poll_seconds": 60}),
+    ],
+)
+def test_a_statement_about_one_document_finds_it_by_its_key(
+    crowded: DatabaseUrls, batch: list[UUID], name: str, parameters: dict[str, Any]
+) -> None:
+    plan = plan_of(crowded.worker, name, {**parameters, "document_id": batch[0]})
+    assert plan.indexes & {"upload_jobs_pkey", "upload_jobs_claimed"}
+    assert plan.scanned == set()
+
+
+LISTED: dict[str, Any] = {
+    "states": None,
+    "code": None,
+    "has_error": None,
+    "before_at": None,
+    "before_id": None,
+    "limit": 50,
+}
+
+
+@pytest.mark.parametrize(
+    ("selection", "index"),
+    [
+        ({}, "documents_by_owner"),
+        (
+            {"before_at": datetime.now(UTC) - timedelta(seconds=DOCUMENTS / 2), "before_id": uuid4()},
+            "documents_by_owner",
+        ),
+        ({"states": ["complete"]}, "documents_by_owner"),
+        ({"states": ["failed_parse"]}, "upload_jobs_by_owner_state"),
+        ({"code": ERROR_CODE}, "upload_jobs_failing"),
+        ({"has_error": True}, "upload_jobs_failing"),
+    ],
+    ids=["first page", "a page in the middle", "nearly all", "a few", "by error code", "with an error"],
+)
+def test_a_page_of_documents_reads_what_it_shows(crowded: DatabaseUrls, selection: dict[str, Any], index: str) -> None:
+    plan = plan_of(crowded.api, "list_documents", {**LISTED, **selection, "owner_id": OWNER})
+    assert index in plan.indexes
+    assert plan.scanned & BIG == set()
+
+
+@pytest.mark.parametrize("selection", [{}, {"states": ["complete"]}], ids=["all", "nearly all"])
+def test_a_page_of_the_newest_is_found_without_sorting_the_others(
+    crowded: DatabaseUrls, selection: dict[str, Any]
+) -> None:
+    plan = plan_of(crowded.api, "list_documents", {**LISTED, **selection, "owner_id": OWNER})
+    assert plan.sorted_rows <= 2 * LISTED["limit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "index"),
+    [
+        ("get_document", {}, "documents_pkey"),
+        ("list_events", {"after_event_id": 0, "limit": 50}, "events_by_document"),
+        ("newest_events", {"limit": 50}, "events_by_document"),
+    ],
+)
+def test_a_question_of_the_api_uses_its_index(
+    crowded: DatabaseUrls, batch: list[UUID], name: str, parameters: dict[str, Any], index: str
+) -> None:
+    plan = plan_of(crowded.api, name, {**parameters, "document_id": batch[0]})
+    assert index in plan.indexes
+    assert plan.scanned & BIG == set()
+
+
+def test_counting_a_small_owners_documents_reads_no_others(crowded: DatabaseUrls) -> None:
+    plan = plan_of(crowded.api, "count_by_state", {"owner_id": SMALL_OWNER}, owner=SMALL_OWNER)
+    assert "upload_jobs_by_owner_state" in plan.indexes
+    assert plan.scanned == set()
+
+
+def test_a_search_of_a_small_owner_compares_this_owners_vectors_only(crowded: DatabaseUrls) -> None:
+    parameters = {"owner_id": SMALL_OWNER, "query": str([1.0] * 1536), "model": MODEL, "limit": 10}
+    plan = plan_of(crowded.api, "search", parameters, owner=SMALL_OWNER)
+    assert plan.indexes >= {"document_vectors_by_content", "document_chunks_pkey", "documents_pkey"}
+    assert plan.scanned == set()
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("api", "select upload_pipeline.receive_parse_event('s', 'e', 'parse.success', 'job-12', 'success')"),
+        ("worker", "select upload_pipeline.apply_parse_outcome('job-12', 'success')"),
+        ("api", "select upload_pipeline.retry_document(md5('document 34')::uuid, false)"),
+        ("api", "select upload_pipeline.cancel_document(md5('document 24')::uuid)"),
+        ("worker", "select upload_pipeline.replay_document(md5('document 34')::uuid, false)"),
+    ],
+)
+def test_a_function_of_the_database_reads_no_big_table_from_end_to_end(
+    crowded: DatabaseUrls, role: str, statement: str
+) -> None:
+    with closing(psycopg2.connect(getattr(crowded, role))) as connection, connection.cursor() as cursor:
+        cursor.execute(ACT_FOR, (json.dumps({"sub": str(OWNER)}),))
+        cursor.execute(statement)
+        assert cursor.fetchone() not in [(None,), (False,), ("waiting",), ("ignored",)]  # it did what it is for
+        cursor.execute("select relname, seq_tup_read from pg_stat_xact_user_tables where seq_tup_read > 0")
+        read = dict(cursor.fetchall())
+    assert read.keys() & BIG == set()
