@@ -4,22 +4,35 @@ The vendors' SDKs take seconds to import and not every process needs them, so th
 needed.
 """
 
+from ingestion_pipeline.adapters.guards.breaker import CircuitBreaker
+from ingestion_pipeline.adapters.guards.guarded_ports import (
+    EMBED_REQUESTS,
+    EMBED_TOKENS,
+    PARSE_REQUESTS,
+    GuardedEmbedder,
+    GuardedParser,
+)
+from ingestion_pipeline.adapters.guards.limiter import RateLimiter
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.inventory import PostgresInventory
 from ingestion_pipeline.adapters.postgres.partitions import PostgresPartitions
+from ingestion_pipeline.adapters.postgres.vendor_guards import BreakerPolicy, PostgresVendorGuards
+from ingestion_pipeline.domain import Vendor
 from ingestion_pipeline.inventory import Inventory
 from ingestion_pipeline.partitions import Partitions
 from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
 from ingestion_pipeline.settings import Settings
 
 EMBEDDING_DIMENSIONS = 1536  # as the schema's vectors
+PROBE_PATIENCE_SECONDS = 5.0
+LONGEST_OPEN = 10  # times as long as at first
 
 
 def document_store(settings: Settings, *, actor: str = "worker") -> DocumentStore:
     """The workers' store, over INGEST_WORKER_DATABASE_URL; `actor` is who appears in the documents' history."""
     return PostgresDocumentStore(
-        _worker_database(settings, "ingest-worker"),
+        worker_database(settings, "ingest-worker"),
         actor=actor,
         claim_seconds=settings.claim_seconds,
         precision=settings.vector_precision,
@@ -28,15 +41,16 @@ def document_store(settings: Settings, *, actor: str = "worker") -> DocumentStor
 
 def inventory(settings: Settings) -> Inventory:
     """The audit's view of what INGEST_WORKER_DATABASE_URL holds."""
-    return PostgresInventory(_worker_database(settings, "ingest-audit"))
+    return PostgresInventory(worker_database(settings, "ingest-audit"))
 
 
 def partitions(settings: Settings) -> Partitions:
     """What the workers remember of Dagster's partitions, over INGEST_WORKER_DATABASE_URL."""
-    return PostgresPartitions(_worker_database(settings, "ingest-retention"))
+    return PostgresPartitions(worker_database(settings, "ingest-retention"))
 
 
-def _worker_database(settings: Settings, application_name: str) -> Database:
+def worker_database(settings: Settings, application_name: str) -> Database:
+    """Connections of the workers' role, over INGEST_WORKER_DATABASE_URL."""
     values = settings.require("worker_database_url")
     return Database(
         values["worker_database_url"],
@@ -62,12 +76,12 @@ def object_store(settings: Settings) -> ObjectStore:
     )
 
 
-def parser(settings: Settings) -> Parser:
-    """LlamaParse, at INGEST_LLAMA_CLOUD_BASE_URL."""
+def parser(settings: Settings, database: Database) -> Parser:
+    """LlamaParse, at INGEST_LLAMA_CLOUD_BASE_URL, behind the guards that `database` shares."""
     from ingestion_pipeline.adapters.llamacloud import LlamaCloudParser
 
     values = settings.require("llama_cloud_api_key", "webhook_url", "webhook_secret")
-    return LlamaCloudParser(
+    adapter = LlamaCloudParser(
         api_key=values["llama_cloud_api_key"],
         base_url=settings.llama_cloud_base_url,
         webhook_url=values["webhook_url"],
@@ -76,17 +90,58 @@ def parser(settings: Settings) -> Parser:
         version=settings.parse_version,
         timeout_seconds=settings.vendor_timeout_seconds,
     )
+    shared = PostgresVendorGuards(database)
+    return GuardedParser(
+        adapter,
+        _breaker(settings, Vendor.LLAMACLOUD, shared, PROBE_PATIENCE_SECONDS),
+        RateLimiter(
+            shared,
+            {PARSE_REQUESTS: settings.parse_requests_per_minute},
+            longest_wait_seconds=settings.limit_wait_seconds,
+        ),
+        settings.parse_tier,
+    )
 
 
-def embedder(settings: Settings) -> Embedder:
-    """OpenAI embeddings, at INGEST_OPENAI_BASE_URL."""
+def embedder(settings: Settings, database: Database, *, is_urgent: bool = False) -> Embedder:
+    """OpenAI embeddings, at INGEST_OPENAI_BASE_URL, behind the guards that `database` shares.
+
+    What is urgent, a search, waits neither for the rate limits, which count it, nor for a vendor that is being tested.
+    """
     from ingestion_pipeline.adapters.openai_embedder import OpenAIEmbedder
 
     values = settings.require("openai_api_key")
-    return OpenAIEmbedder(
+    adapter = OpenAIEmbedder(
         api_key=values["openai_api_key"],
         base_url=settings.openai_base_url,
         model=settings.embedding_model,
         dimensions=EMBEDDING_DIMENSIONS,
         timeout_seconds=settings.vendor_timeout_seconds,
     )
+    shared = PostgresVendorGuards(database)
+    return GuardedEmbedder(
+        adapter,
+        _breaker(settings, Vendor.OPENAI, shared, 0.0 if is_urgent else PROBE_PATIENCE_SECONDS),
+        RateLimiter(
+            shared,
+            {
+                EMBED_REQUESTS: settings.embed_requests_per_minute,
+                EMBED_TOKENS: settings.embed_tokens_per_minute,
+            },
+            longest_wait_seconds=settings.limit_wait_seconds,
+            is_urgent=is_urgent,
+        ),
+    )
+
+
+def _breaker(
+    settings: Settings, vendor: Vendor, shared: PostgresVendorGuards, patience_seconds: float
+) -> CircuitBreaker:
+    policy = BreakerPolicy(
+        most_failures=settings.breaker_failures,
+        open_seconds=settings.breaker_open_seconds,
+        longest_open_seconds=LONGEST_OPEN * settings.breaker_open_seconds,
+        # a submission is two requests; a process that died with its probe holds the others up for so long
+        probe_seconds=2 * settings.vendor_timeout_seconds + 5,
+    )
+    return CircuitBreaker(vendor, shared, policy, patience_seconds=patience_seconds)

@@ -222,6 +222,7 @@ class Failure:
     stage: str
     transient: bool
     retry_after_seconds: float | None = None
+    uses_attempt: bool = True
 
 
 class Vendor(StrEnum):
@@ -229,6 +230,34 @@ class Vendor(StrEnum):
 
     LLAMACLOUD = "llamacloud"
     OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class VendorHealth:
+    """The circuit breaker of a vendor: closed, open (until `reopens_at`) or half_open (one call tests the vendor).
+
+    `since` is when it closed, or when it opened for the first time after that.
+    """
+
+    vendor: Vendor
+    state: str
+    since: datetime
+    failures: int
+    reopens_at: datetime | None
+    last_error_code: str | None
+    last_error_message: str | None
+    last_error_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketLevel:
+    """A rate limit: what may be taken now (negative while something is reserved), and how long its queue is."""
+
+    bucket: str
+    capacity: float
+    per_second: float
+    level: float
+    queue_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,14 @@ from typing import ClassVar
 
 
 class IngestionError(Exception):
-    """Root of all errors of this project; `code` is stable and part of the public interface."""
+    """Root of all errors of this project; `code` is stable and part of the public interface.
+
+    `uses_attempt` is False for what is not to be held against a document: it waits, however often.
+    """
 
     code: str = "internal_error"
     transient: ClassVar[bool] = False
+    uses_attempt: bool = True
 
     def __init__(self, message: str, *, code: str | None = None, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -80,15 +84,34 @@ class RequestRejectedError(VendorRejectedError):
 
 
 class VendorUnavailableError(TransientError):
-    """An outside service is unreachable, overloaded or answered nonsense."""
+    """An outside service is unreachable, overloaded or answered nonsense, for which it may have billed tokens."""
 
     code = "vendor_unavailable"
+    billed_tokens: int = 0
 
 
 class ParseJobLostError(TransientError):
     """The parser no longer knows the job or its result: the document has to be submitted again."""
 
     code = "parse_job_lost"
+
+
+class PostponedError(TransientError):
+    """A call was not made, for a reason that is no document's: the work may go on after `retry_after_seconds`."""
+
+    uses_attempt = False
+
+
+class VendorPausedError(PostponedError):
+    """The circuit breaker of an outside service is open."""
+
+    code = "vendor_paused"
+
+
+class RateLimitReachedError(PostponedError):
+    """Our own limit of calls a minute is used up."""
+
+    code = "rate_limit_reached"
 
 
 class StoreUnavailableError(TransientError):

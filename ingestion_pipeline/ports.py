@@ -329,6 +329,10 @@ class DocumentStore(Protocol):
         """The same work again, later. Ends the claim."""
         ...
 
+    def postpone(self, document: Document, claim: str, failure: Failure, delay_seconds: float, attempt: int) -> None:
+        """The same work again, later, with the count of attempts as given. Ends the claim."""
+        ...
+
     def resubmit(self, document: Document, claim: str | None, failure: Failure, delay_seconds: float) -> None:
         """parse_queued or parsed → uploaded, in a new round. Ends the claim."""
         ...

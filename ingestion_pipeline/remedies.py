@@ -55,6 +55,10 @@ REMEDIES: dict[str, str] = {
     # outside services
     "vendor_unavailable": _LATER,
     "rate_limited": _LATER,
+    "vendor_paused": "Nothing: the document goes on by itself once the service answers again. `ingest status` and GET "
+    "/vendors say since when it is paused, and why.",
+    "rate_limit_reached": "Nothing: the document waits for its turn. The limits are INGEST_PARSE_REQUESTS_PER_MINUTE, "
+    "INGEST_EMBED_REQUESTS_PER_MINUTE and INGEST_EMBED_TOKENS_PER_MINUTE.",
     "vendor_rejected": "Look at key, plan and credit at the service that the message names; then retry the document.",
     "request_rejected": "The service refuses this content. Look at the message; a changed file is a new document.",
     "invalid_api_key": "Set a valid key of the service and its region, restart, and retry the document.",

@@ -131,6 +131,26 @@ class Settings(BaseSettings):
         description="half or full: how vectors are stored; `ingest db migrate` changes it while there are none",
     )
     vendor_timeout_seconds: float = Field(default=60.0, gt=0, description="how long one call to a vendor may take")
+    breaker_failures: int = Field(
+        default=5, ge=1, description="failures in a row, over all processes, after which calls to a vendor are paused"
+    )
+    breaker_open_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="seconds of such a pause; each further one in a row is twice as long, up to ten times",
+    )
+    parse_requests_per_minute: float | None = Field(
+        default=None, gt=0, description="most parse jobs created a minute by all processes (LlamaCloud's free plan: 20)"
+    )
+    embed_requests_per_minute: float | None = Field(
+        default=None, gt=0, description="most embedding requests a minute of all processes"
+    )
+    embed_tokens_per_minute: float | None = Field(
+        default=None, gt=0, description="most tokens a minute that all processes send to be embedded"
+    )
+    limit_wait_seconds: float = Field(
+        default=30.0, ge=0, description="seconds that a run waits for these limits; beyond, its documents wait"
+    )
 
     api_host: str = Field(default="127.0.0.1", description="the address on which the API listens")
     api_port: int = Field(default=8000, ge=1, le=65535, description="the API's port")

@@ -105,32 +105,45 @@ def read_embeddings(body: bytes, count: int, dimensions: int) -> Embeddings:
     """The vectors of an answer, checked, in the order of their index.
 
     Vectors are little-endian float32 in base64, or lists of numbers from services that know no base64.
-    Raises VendorUnavailableError (malformed_response) unless there are `count` finite vectors of `dimensions`.
+    Raises VendorUnavailableError (malformed_response), with the tokens that the answer bills, unless there are `count`
+    finite vectors of `dimensions`.
     """
+    tokens = 0
     try:
-        answer = from_json(body)
-        tokens = answer["usage"]["total_tokens"]
-        items = answer["data"]
-        vectors = np.full((count, dimensions), np.nan, np.float32)
-        if len(items) != count:
-            raise _malformed(f"{len(items)} vectors for {count} texts")
-        seen = set()
-        for item in items:
-            index = item["index"]
-            if type(index) is not int or not 0 <= index < count or index in seen:
-                raise _malformed("vectors whose indices are not those of the texts")
-            seen.add(index)
-            vector = _vector(item["embedding"])
-            if vector.shape != (dimensions,):
-                raise _malformed(f"a vector of {vector.size} dimensions instead of {dimensions}")
-            vectors[index] = vector
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        raise _malformed("what is not an embeddings response") from error
-    if not np.isfinite(vectors).all():
-        raise _malformed("vectors with numbers that are not finite")
+        try:
+            answer = from_json(body)
+            tokens = _count(answer["usage"]["total_tokens"])
+            return Embeddings(_read_vectors(answer["data"], count, dimensions), tokens)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise _malformed("what is not an embeddings response") from error
+    except VendorUnavailableError as error:
+        error.billed_tokens = tokens
+        raise
+
+
+def _count(tokens: Any) -> int:
     if type(tokens) is not int or tokens < 0:
         raise _malformed("no count of tokens")
-    return Embeddings(vectors, tokens)
+    return tokens
+
+
+def _read_vectors(items: Any, count: int, dimensions: int) -> NDArray[np.float32]:
+    vectors = np.full((count, dimensions), np.nan, np.float32)
+    if len(items) != count:
+        raise _malformed(f"{len(items)} vectors for {count} texts")
+    seen = set()
+    for item in items:
+        index = item["index"]
+        if type(index) is not int or not 0 <= index < count or index in seen:
+            raise _malformed("vectors whose indices are not those of the texts")
+        seen.add(index)
+        vector = _vector(item["embedding"])
+        if vector.shape != (dimensions,):
+            raise _malformed(f"a vector of {vector.size} dimensions instead of {dimensions}")
+        vectors[index] = vector
+    if not np.isfinite(vectors).all():
+        raise _malformed("vectors with numbers that are not finite")
+    return vectors
 
 
 def _vector(embedding: Any) -> NDArray[np.floating[Any]]:

@@ -28,15 +28,14 @@ from ingestion_pipeline.settings import Settings, load_settings
 def build_services(settings: Settings) -> ApiServices:
     """What the settings ask for. Raises ConfigurationError that names each missing setting; connects to nothing."""
     values = settings.require("api_database_url", "api_key", "webhook_secret", "openai_api_key")
+    database = Database(
+        values["api_database_url"],
+        application_name="ingest-api",
+        setting="INGEST_API_DATABASE_URL",
+        max_connections=settings.database_connections,
+    )
     catalogue = PostgresCatalogue(
-        Database(
-            values["api_database_url"],
-            application_name="ingest-api",
-            setting="INGEST_API_DATABASE_URL",
-            max_connections=settings.database_connections,
-        ),
-        precision=settings.vector_precision,
-        search_candidates=settings.search_candidates,
+        database, precision=settings.vector_precision, search_candidates=settings.search_candidates
     )
 
     def verify(raw_body: bytes, signature: str | None) -> ParseNotice:
@@ -47,7 +46,7 @@ def build_services(settings: Settings) -> ApiServices:
     return ApiServices(
         catalogue=catalogue,
         objects=object_store(settings),
-        embedder=embedder(settings),
+        embedder=embedder(settings, database, is_urgent=True),
         authenticator=KeyAuthenticator({values["api_key"]: settings.api_owner_id}),
         verify_webhook=verify,
         max_upload_bytes=settings.max_upload_bytes,

@@ -4,7 +4,7 @@ from functools import cache
 
 import dagster as dg
 
-from ingestion_pipeline.composition import document_store, embedder, object_store, parser, partitions
+from ingestion_pipeline.composition import document_store, embedder, object_store, parser, partitions, worker_database
 from ingestion_pipeline.logs import configure_logging
 from ingestion_pipeline.pipeline.services import Limits, Services
 from ingestion_pipeline.settings import Settings, load_settings
@@ -19,12 +19,13 @@ def services_of_process() -> Services:
 
 def build_services(settings: Settings) -> Services:
     """The adapters that the settings ask for."""
+    shared = worker_database(settings, "ingest-guards")
     return Services(
         documents=document_store(settings),
         partitions=partitions(settings),
         objects=object_store(settings),
-        parser=parser(settings),
-        embedder=embedder(settings),
+        parser=parser(settings, shared),
+        embedder=embedder(settings, shared),
         limits=Limits(
             max_upload_bytes=settings.max_upload_bytes,
             batch_documents=settings.batch_documents,

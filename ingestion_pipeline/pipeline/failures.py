@@ -9,12 +9,19 @@ from datetime import UTC, datetime
 import structlog
 
 from ingestion_pipeline.domain import CheckResult, Document, Failure, State
-from ingestion_pipeline.errors import CheckFailedError, ClaimLostError, IngestionError, ParseJobLostError
+from ingestion_pipeline.errors import (
+    CheckFailedError,
+    ClaimLostError,
+    IngestionError,
+    ParseJobLostError,
+    PostponedError,
+)
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 300.0
+LONGEST_SPREAD_SECONDS = 60.0
 LARGEST_EXPONENT = 30  # far beyond the longest delay, far below the largest float
 MAX_MESSAGE_CHARACTERS = 1000
 
@@ -46,6 +53,7 @@ def classify(error: Exception, stage: str) -> Failure:
             stage=stage,
             transient=error.transient,
             retry_after_seconds=error.retry_after_seconds,
+            uses_attempt=error.uses_attempt,
         )
     return Failure(
         code="internal_error", message=f"{type(error).__name__} in stage {stage}", stage=stage, transient=False
@@ -55,6 +63,13 @@ def classify(error: Exception, stage: str) -> Failure:
 @dataclass(frozen=True, slots=True)
 class Retry:
     """The same work again after a delay."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The same work again after a delay, without an attempt used up."""
 
     delay_seconds: float
 
@@ -74,8 +89,10 @@ def decide(
     failing_seconds: float = 0.0,
     max_retry_seconds: float = math.inf,
     uniform: Callable[[float, float], float] = random.uniform,
-) -> Retry | GiveUp:
+) -> Retry | Wait | GiveUp:
     """Whether to try again after `attempt` earlier failures, and when: exponential backoff with full jitter.
+
+    What uses up no attempt waits as long as it was told, and a little longer, so that not all come back at once.
 
     The vendor's own Retry-After is the least delay. `failing_seconds` ago was the first of the failures; an attempt
     later than `max_retry_seconds` after it is not made. Source: Exponential Backoff and Jitter, AWS Architecture Blog,
@@ -83,14 +100,19 @@ def decide(
     """
     if not failure.transient:
         return GiveUp(failure)
-    if attempt + 1 >= max_attempts:
+    least_seconds = failure.retry_after_seconds or 0.0
+    if failure.uses_attempt and attempt + 1 >= max_attempts:
         return GiveUp(_exhausted(failure, f"given up after {attempt + 1} attempts"))
-    ceiling = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, LARGEST_EXPONENT))
-    delay_seconds = max(uniform(0.0, ceiling), failure.retry_after_seconds or 0.0)
+    if failure.uses_attempt:
+        ceiling = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, LARGEST_EXPONENT))
+        delay_seconds = max(uniform(0.0, ceiling), least_seconds)
+    else:
+        spread = min(LONGEST_SPREAD_SECONDS, FIRST_DELAY_SECONDS + least_seconds / 2)
+        delay_seconds = least_seconds + uniform(0.0, spread)
     if failing_seconds + delay_seconds > max_retry_seconds:
         reason = f"the next attempt would be later than {max_retry_seconds:.0f} s after the first failure"
         return GiveUp(_exhausted(failure, f"given up after {attempt + 1} attempts: {reason}"))
-    return Retry(delay_seconds)
+    return Retry(delay_seconds) if failure.uses_attempt else Wait(delay_seconds)
 
 
 def _exhausted(failure: Failure, note: str) -> Failure:
@@ -106,18 +128,23 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
         document_id=str(document.document_id), correlation_id=str(document.correlation_id), stage=asset.value
     )
     failure = classify(error, asset.value)
+    was_not_called = isinstance(error, PostponedError)
     decision = decide(
         failure,
         attempt=document.attempt,
         max_attempts=services.limits.max_attempts,
         failing_seconds=_seconds_since(document.failing_since),
-        max_retry_seconds=services.limits.max_retry_seconds,
+        max_retry_seconds=math.inf if was_not_called else services.limits.max_retry_seconds,
     )
     try:
         if isinstance(error, ClaimLostError):
             raise error
         if isinstance(decision, GiveUp):
             services.documents.dead_letter(document, claim, decision.failure)
+        elif isinstance(decision, Wait):
+            # A call that was made may have had an effect, which the next try looks for if there was an attempt.
+            least = document.attempt if was_not_called else max(document.attempt, 1)
+            services.documents.postpone(document, claim, failure, decision.delay_seconds, least)
         elif isinstance(error, ParseJobLostError) and document.state in (State.PARSE_QUEUED, State.PARSED):
             services.documents.resubmit(document, claim, failure, decision.delay_seconds)
         else:
@@ -143,7 +170,10 @@ def settle(services: Services, document: Document, claim: str, asset: Asset, err
         document.document_id,
         asset,
         Verdict.WAITING,
-        {"retry_in_seconds": round(decision.delay_seconds, 1), "attempt": document.attempt + 1},
+        {
+            "retry_in_seconds": round(decision.delay_seconds, 1),
+            "attempt": document.attempt + isinstance(decision, Retry),
+        },
         failure=failure,
     )
 

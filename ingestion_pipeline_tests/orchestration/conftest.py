@@ -1,8 +1,9 @@
 """Fixtures of the Dagster tests: the mocks once a session, a pipeline of its own for each test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,3 +36,17 @@ def audited(pipeline: PipelineUnderTest, database_urls: "DatabaseUrls") -> Itera
     """The pipeline, and audits of it."""
     with AuditedPipeline.over(pipeline, database_urls) as running:
         yield running
+
+
+@pytest.fixture
+def pipeline_with(
+    pipeline: PipelineUnderTest, database_urls: "DatabaseUrls", tmp_path: Path
+) -> Iterator[Callable[..., PipelineUnderTest]]:
+    """Makes another worker of the same database, objects and mocks, with other settings."""
+    with ExitStack() as stack:
+
+        def make(**changes: Any) -> PipelineUnderTest:
+            over = PipelineUnderTest.over(database_urls, tmp_path / "objects", pipeline.mocks, **changes)
+            return stack.enter_context(over)
+
+        yield make

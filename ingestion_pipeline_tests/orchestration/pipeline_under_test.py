@@ -48,21 +48,23 @@ class PipelineUnderTest:
 
     @classmethod
     @contextmanager
-    def over(cls, urls: "DatabaseUrls", objects: Path, mocks: MockServices) -> "Iterator[PipelineUnderTest]":
-        """Composed as a worker composes itself, from settings."""
-        settings = Settings(
-            _env_file=None,
-            worker_database_url=SecretStr(urls.worker),
-            object_store_dir=objects,
-            llama_cloud_api_key=SecretStr("llx-test"),
-            llama_cloud_base_url=mocks.llamacloud_url,
-            webhook_url=NOBODY_LISTENS,
-            webhook_secret=SecretStr("secret-of-the-webhooks"),
-            openai_api_key=SecretStr("sk-test"),
-            openai_base_url=mocks.openai_base_url,
-            vendor_timeout_seconds=5,
-            max_attempts=3,
-        )
+    def over(
+        cls, urls: "DatabaseUrls", objects: Path, mocks: MockServices, **changes: Any
+    ) -> "Iterator[PipelineUnderTest]":
+        """Composed as a worker composes itself, from settings, of which `changes` are other than in most tests."""
+        given = {
+            "worker_database_url": SecretStr(urls.worker),
+            "object_store_dir": objects,
+            "llama_cloud_api_key": SecretStr("llx-test"),
+            "llama_cloud_base_url": mocks.llamacloud_url,
+            "webhook_url": NOBODY_LISTENS,
+            "webhook_secret": SecretStr("secret-of-the-webhooks"),
+            "openai_api_key": SecretStr("sk-test"),
+            "openai_base_url": mocks.openai_base_url,
+            "vendor_timeout_seconds": 5,
+            "max_attempts": 3,
+        }
+        settings = Settings(_env_file=None, **given | changes)
         with ExitStack() as stack:
             services = build_services(settings)
             services = replace(services, limits=replace(services.limits, sensor_wait_seconds=0))

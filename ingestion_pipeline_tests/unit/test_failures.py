@@ -19,6 +19,7 @@ from ingestion_pipeline.errors import (
     ParseJobLostError,
     PermanentError,
     TransientError,
+    VendorPausedError,
     VendorUnavailableError,
 )
 from ingestion_pipeline.pipeline.failures import (
@@ -26,6 +27,7 @@ from ingestion_pipeline.pipeline.failures import (
     MAX_MESSAGE_CHARACTERS,
     GiveUp,
     Retry,
+    Wait,
     classify,
     decide,
     settle,
@@ -135,6 +137,14 @@ def test_a_vendor_who_asks_for_more_time_than_there_is_ends_the_attempts() -> No
     assert decide(patient, attempt=0, max_attempts=8, max_retry_seconds=602.0) == Retry(601.0)
 
 
+def test_what_uses_up_no_attempt_waits_as_long_as_it_is_told_and_a_little_longer() -> None:
+    paused = dataclasses.replace(OUTAGE, uses_attempt=False, retry_after_seconds=20.0)
+    assert decide(paused, attempt=500, max_attempts=3, uniform=shortest) == Wait(20.0)
+    assert decide(paused, attempt=500, max_attempts=3, uniform=longest) == Wait(31.0)
+    tomorrow = dataclasses.replace(paused, retry_after_seconds=80_000.0)
+    assert decide(tomorrow, attempt=0, max_attempts=3, uniform=longest) == Wait(80_060.0)
+
+
 # settling: which of the store's methods is called
 
 
@@ -179,6 +189,38 @@ def test_a_transient_error_is_recorded_as_a_retry() -> None:
     assert (name, given, claim, failure.code, delay) == ("retry_later", document, "claim", "transient_error", 20.0)
     assert (report.verdict, report.failure) == (Verdict.WAITING, failure)
     assert report.metadata == {"retry_in_seconds": 20.0, "attempt": 2}
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_a_call_that_was_not_made_leaves_the_attempts_as_they_are(attempt: int) -> None:
+    store, document = RecordingStore(), document_in(State.PARSED, attempt=attempt)
+    report = settled(VendorPausedError("paused", retry_after_seconds=20.0), document, store)
+    ((name, given, claim, failure, delay, recorded),) = store.calls
+    assert (name, given, claim, failure.code, recorded) == ("postpone", document, "claim", "vendor_paused", attempt)
+    assert 20.0 <= delay <= 31.0
+    assert (report.verdict, report.metadata["attempt"]) == (Verdict.WAITING, attempt)
+
+
+@pytest.mark.parametrize(("attempt", "recorded"), [(0, 1), (2, 2)])
+def test_a_call_that_was_made_in_vain_while_the_vendor_is_ill_counts_once(attempt: int, recorded: int) -> None:
+    store, document = RecordingStore(), document_in(State.UPLOADED, attempt=attempt)
+    error = VendorUnavailableError("no answer", retry_after_seconds=20.0)
+    error.uses_attempt = False
+    settled(error, document, store)
+    assert (store.calls[0][0], store.calls[0][-1]) == ("postpone", recorded)
+
+
+@pytest.mark.parametrize(
+    ("error", "method"), [(VendorPausedError("paused"), "postpone"), (VendorUnavailableError("ill"), "dead_letter")]
+)
+def test_the_time_for_retries_ends_for_calls_that_were_made_only(error: IngestionError, method: str) -> None:
+    error.uses_attempt = False
+    long_ago = dataclasses.replace(
+        document_in(State.PARSED, attempt=1), failing_since=datetime.now(UTC) - timedelta(days=30)
+    )
+    store = RecordingStore()
+    settled(error, long_ago, store)
+    assert store.calls[0][0] == method
 
 
 def test_a_permanent_error_is_recorded_as_a_dead_letter() -> None:

@@ -73,12 +73,14 @@ begin
 end
 $$;
 
--- Counts a failure that speaks of the vendor's health. The breaker opens after `p_most_failures` in a row, or when its probe
--- failed: for `p_open_seconds`, twice as long each further time up to `p_longest_open_seconds`, and at least for the vendor's own
--- `p_retry_after`. A failure of a call that began before it opened changes nothing.
-create function upload_pipeline.record_vendor_failure(
-    p_vendor text, p_probe_id uuid, p_most_failures integer, p_open_seconds double precision,
+-- A call that failed, with its entry in the ledger. If it `p_counts`, it speaks of the vendor's health: the breaker opens after
+-- `p_most_failures` in a row, or when its probe failed, for `p_open_seconds`, twice as long each further time up to
+-- `p_longest_open_seconds`, and at least for the vendor's own `p_retry_after`. A failure of a call that began before it opened
+-- changes nothing. If it does not count, the vendor is well and refused this one call.
+create function upload_pipeline.record_failed_call(
+    p_vendor text, p_probe_id uuid, p_counts boolean, p_most_failures integer, p_open_seconds double precision,
     p_longest_open_seconds double precision, p_code text, p_message text, p_retry_after double precision,
+    p_call_id uuid, p_operation text, p_model text, p_tokens bigint, p_cost_usd numeric, p_seconds double precision,
     out verdict text, out wait_seconds double precision, out failures integer
 )
 language plpgsql security definer
@@ -87,34 +89,45 @@ as $$
 declare
     breaker upload_pipeline.vendor_breakers;
 begin
-    insert into upload_pipeline.vendor_breakers (vendor) values (p_vendor) on conflict do nothing;
-    select b.* into breaker from upload_pipeline.vendor_breakers as b where b.vendor = p_vendor for update;
-    breaker.failures := breaker.failures + 1;
-    breaker.last_error_code := p_code;
-    breaker.last_error_message := p_message;
-    breaker.last_error_at := clock_timestamp();
-    if (breaker.state = 'closed' and breaker.failures >= p_most_failures) or breaker.probe_id = p_probe_id then
-        breaker.since := case when breaker.state = 'closed' then clock_timestamp() else breaker.since end;
-        breaker.state := 'open';
-        breaker.reopens_at := clock_timestamp() + make_interval(secs => greatest(
-            least(p_longest_open_seconds, p_open_seconds * power(2, least(breaker.openings, 30))), coalesce(p_retry_after, 0)
-        ));
-        breaker.openings := breaker.openings + 1;
-        breaker.probe_id := null;
-        breaker.probe_until := null;
+    insert into upload_pipeline.provider_usage
+        (call_id, provider, operation, model, tokens, cost_usd, seconds, outcome)
+    values (p_call_id, p_vendor, p_operation, p_model, p_tokens, p_cost_usd, p_seconds, p_code);
+    if not p_counts then
+        perform upload_pipeline.record_vendor_success(p_vendor, p_probe_id);
+    else
+        insert into upload_pipeline.vendor_breakers (vendor) values (p_vendor) on conflict do nothing;
+        select b.* into breaker from upload_pipeline.vendor_breakers as b where b.vendor = p_vendor for update;
+        if (breaker.state = 'closed' and breaker.failures + 1 >= p_most_failures) or breaker.probe_id = p_probe_id then
+            breaker.since := case when breaker.state = 'closed' then clock_timestamp() else breaker.since end;
+            breaker.state := 'open';
+            breaker.reopens_at := clock_timestamp() + make_interval(secs => greatest(
+                least(p_longest_open_seconds, p_open_seconds * power(2, least(breaker.openings, 30))),
+                coalesce(p_retry_after, 0)
+            ));
+            breaker.openings := breaker.openings + 1;
+            breaker.probe_id := null;
+            breaker.probe_until := null;
+        end if;
+        update upload_pipeline.vendor_breakers as b
+        set
+            state = breaker.state,
+            since = breaker.since,
+            failures = breaker.failures + 1,
+            openings = breaker.openings,
+            reopens_at = breaker.reopens_at,
+            probe_id = breaker.probe_id,
+            probe_until = breaker.probe_until,
+            last_error_code = p_code,
+            last_error_message = p_message,
+            last_error_at = clock_timestamp()
+        where b.vendor = p_vendor;
     end if;
-    update upload_pipeline.vendor_breakers as b
-    set
-        state = breaker.state, since = breaker.since, failures = breaker.failures, openings = breaker.openings,
-        reopens_at = breaker.reopens_at, probe_id = breaker.probe_id, probe_until = breaker.probe_until,
-        last_error_code = breaker.last_error_code, last_error_message = breaker.last_error_message,
-        last_error_at = breaker.last_error_at
-    where b.vendor = p_vendor;
-    verdict := breaker.state;
+    select b.* into breaker from upload_pipeline.vendor_breakers as b where b.vendor = p_vendor;
+    verdict := coalesce(breaker.state, 'closed');
     wait_seconds := coalesce(
         greatest(0, extract(epoch from coalesce(breaker.probe_until, breaker.reopens_at) - clock_timestamp())), 0
     );
-    failures := breaker.failures;
+    failures := coalesce(breaker.failures, 0);
 end
 $$;
 
@@ -237,8 +250,9 @@ grant select on upload_pipeline.vendor_breakers, upload_pipeline.rate_buckets to
 
 revoke execute on function
     upload_pipeline.enter_vendor(text, uuid, double precision),
-    upload_pipeline.record_vendor_failure(
-        text, uuid, integer, double precision, double precision, text, text, double precision
+    upload_pipeline.record_failed_call(
+        text, uuid, boolean, integer, double precision, double precision, text, text, double precision,
+        uuid, text, text, bigint, numeric, double precision
     ),
     upload_pipeline.record_vendor_success(text, uuid),
     upload_pipeline.take_from_buckets(
@@ -248,8 +262,9 @@ revoke execute on function
 from public;
 grant execute on function
     upload_pipeline.enter_vendor(text, uuid, double precision),
-    upload_pipeline.record_vendor_failure(
-        text, uuid, integer, double precision, double precision, text, text, double precision
+    upload_pipeline.record_failed_call(
+        text, uuid, boolean, integer, double precision, double precision, text, text, double precision,
+        uuid, text, text, bigint, numeric, double precision
     ),
     upload_pipeline.record_vendor_success(text, uuid),
     upload_pipeline.take_from_buckets(
@@ -279,8 +294,9 @@ drop function upload_pipeline.take_from_buckets(
 );
 drop table upload_pipeline.rate_buckets;
 drop function upload_pipeline.record_vendor_success(text, uuid);
-drop function upload_pipeline.record_vendor_failure(
-    text, uuid, integer, double precision, double precision, text, text, double precision
+drop function upload_pipeline.record_failed_call(
+    text, uuid, boolean, integer, double precision, double precision, text, text, double precision,
+    uuid, text, text, bigint, numeric, double precision
 );
 drop function upload_pipeline.enter_vendor(text, uuid, double precision);
 drop table upload_pipeline.vendor_breakers;

@@ -247,6 +247,19 @@ set
     claim_expires_at = null
 where j.document_id = :document_id and j.claimed_by = :claim;
 
+-- name: record_postponement!
+-- The work waits for what is no fault of the document: later again, without a failed attempt.
+update upload_pipeline.upload_jobs as j
+set
+    attempt = :attempt,
+    next_attempt_at = now() + make_interval(secs => :delay_seconds),
+    last_error_code = :code,
+    last_error_message = :message,
+    last_error_stage = :stage,
+    claimed_by = null,
+    claim_expires_at = null
+where j.document_id = :document_id and j.claimed_by = :claim;
+
 -- name: record_dead_letter!
 -- A permanent failure, or attempts used up. The claim stays until Dagster has been told.
 update upload_pipeline.upload_jobs as j

@@ -255,6 +255,18 @@ class PostgresDocumentStore:
             )
             _expect_one(changed, document)
 
+    def postpone(self, document: Document, claim: str, failure: Failure, delay_seconds: float, attempt: int) -> None:
+        with self._transaction() as connection:
+            changed = self._queries.record_postponement(
+                connection,
+                document_id=document.document_id,
+                claim=claim,
+                attempt=attempt,
+                delay_seconds=delay_seconds,
+                **_error_columns(failure),
+            )
+            _expect_one(changed, document)
+
     def resubmit(self, document: Document, claim: str | None, failure: Failure, delay_seconds: float) -> None:
         with self._transaction() as connection:
             changed = self._queries.resubmit(

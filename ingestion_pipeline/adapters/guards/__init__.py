@@ -1,0 +1,1 @@
+"""What stands between the pipeline and its vendors: circuit breakers and rate limits, shared by all processes."""
