@@ -59,3 +59,15 @@ def test_a_run_that_dies_after_paying_has_paid_for_what_is_stored(pipeline: Pipe
     pipeline.process()
     assert totals(pipeline, "openai")["tokens"] == billed_tokens(pipeline)
     assert pipeline.calls("openai", "create_embeddings") == 1
+
+
+def test_answers_that_could_not_be_used_are_in_the_ledger_as_well(pipeline: PipelineUnderTest) -> None:
+    pipeline.upload(document_text("one"))
+    pipeline.mocks.script("openai", "nan_vectors", times=1)
+    pipeline.complete()
+    assert totals(pipeline, "openai")["tokens"] == 0
+    pipeline.due_now()
+    pipeline.process()
+    rows = pipeline.rows("select outcome, tokens from upload_pipeline.provider_usage where provider = 'openai'")
+    assert {row["outcome"] for row in rows} == {"ok", "malformed_response"}
+    assert sum(row["tokens"] for row in rows) == billed_tokens(pipeline)
