@@ -20,7 +20,7 @@ class Mend(StrEnum):
     ADOPT = "adopt"  # the job gets the document's owner
     CLEAR_BUFFER = "clear_buffer"
     DROP_OUTDATED = "drop_outdated"  # vectors of other models that belong to an earlier text
-    DROP_SERVED = "drop_served"  # what search serves of a document that was never complete
+    DROP_SERVED = "drop_served"  # what search must not serve of a document that is not complete
     RETELL = "retell"  # Dagster hears of the document again
     REEMBED = "reembed"  # back to chunks_stored, without the vectors that are unfit
     REBUILD = "rebuild"  # back to parse_validated: chunks and vectors anew from the stored text

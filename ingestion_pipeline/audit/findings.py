@@ -81,10 +81,10 @@ CHECKS: dict[Code, Check] = {
         "The vectors are of another model than search uses, so it does not find the document.",
         f"{_REBUILD} This is paid for like a new document.",
     ),
-    Code.BUFFER_LEFT: Check("The buffers hold chunks that nothing will use any more.", "Drops them."),
+    Code.BUFFER_LEFT: Check("The buffers still hold chunks of a complete document.", "Drops them."),
     Code.OWNER_DIFFERS: Check(
         "Rows of a document belong to another owner than the document.",
-        "Gives the job to the document's owner; drops such chunks and builds the document anew.",
+        "Gives the job to the document's owner; drops such chunks and builds a complete document anew.",
     ),
     Code.ID_DIFFERS: Check(
         "A document's id is not that of its owner and content.", "Nothing: find out who wrote that row."

@@ -6,12 +6,11 @@ from ingestion_pipeline.audit.findings import Code, Finding
 from ingestion_pipeline.domain import State, document_id_for
 from ingestion_pipeline.inventory import ChunkFacts, DocumentFacts, Mend
 
-# Where a document needs its chunks in the buffer, and where nothing will use them any more: one that was cancelled
-# may go on with them, and one that is parsed or cut anew replaces them.
+# Where a document needs its chunks in the buffer. Elsewhere the buffer may hold what was paid for and will be used
+# again, but not where the document is complete.
 BUFFERED = frozenset(
     {State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS, State.EMBEDDINGS_STORED, State.FAILED_EMBEDDING}
 )
-DONE_WITH_BUFFER = frozenset({State.COMPLETE, State.FAILED_PARSE, State.FAILED_CHUNKING})
 
 
 def check_rows(facts: DocumentFacts, model: str) -> Iterator[Finding]:
@@ -30,13 +29,16 @@ def _identity(facts: DocumentFacts) -> Iterator[Finding]:
         yield _found(facts, Code.ID_DIFFERS, f"owner and content give {expected}", None)
     if facts.has_foreign_job:
         yield _found(facts, Code.OWNER_DIFFERS, "the job is another owner's", Mend.ADOPT)
-    if foreign := facts.buffered.foreign_rows + facts.served.foreign_rows:
-        yield _found(facts, Code.OWNER_DIFFERS, f"{foreign} chunks or vectors are another owner's", Mend.REBUILD)
+    if facts.state in BUFFERED and (foreign := facts.buffered.foreign_rows):
+        yield _found(facts, Code.OWNER_DIFFERS, f"{foreign} chunks of the buffer are another owner's", Mend.REBUILD)
+    if foreign := facts.served.foreign_rows:
+        mend = Mend.REBUILD if facts.state is State.COMPLETE else Mend.DROP_SERVED
+        yield _found(facts, Code.OWNER_DIFFERS, f"{foreign} chunks that search serves are another owner's", mend)
 
 
 def _buffered(facts: DocumentFacts) -> Iterator[Finding]:
     buffered = facts.buffered
-    if facts.state in DONE_WITH_BUFFER and buffered.chunks:
+    if facts.state is State.COMPLETE and buffered.chunks:
         yield _found(facts, Code.BUFFER_LEFT, f"{buffered.chunks} chunks", Mend.CLEAR_BUFFER)
     if facts.state not in BUFFERED:
         return

@@ -32,6 +32,15 @@ DAMAGE = {
                ["failed_embedding", "parse_validated"]),
     "embedded": ("embeddings_stored", WITHOUT_CHUNK, LOST_CHUNK, "parse_validated",
                  ["failed_embedding", "parse_validated"]),
+    "edited and wrongly embedded": (
+        "embeddings_stored",
+        f"{EDITED}; update upload_pipeline.document_vector_buffer as v set embedding = v.embedding + v.embedding"
+        " from upload_pipeline.document_chunk_buffer as b"
+        " where b.document_id = %(id)s and b.ordinal = 2 and v.chunk_id = b.chunk_id",
+        {"chunks_altered", "vectors_unfit"},
+        "parse_validated",
+        ["failed_embedding", "parse_validated"],
+    ),
     "given up": ("failed_embedding", WITHOUT_CHUNK, {*LOST_CHUNK, "partition_untold"}, "parse_validated",
                  ["parse_validated"]),
     "half embedded": ("embedding_in_progress", FOREIGN, {"vectors_unfit"}, "embedding_in_progress", []),
@@ -78,6 +87,39 @@ def test_a_document_on_the_way_whose_text_is_gone_is_parsed_anew(audited: Audite
     audited.pipeline.complete()
     assert {audited.pipeline.document(each).state for each in documents} == {State.COMPLETE}
     assert audited.found() == {}
+
+
+def test_rows_of_another_owner_are_not_served_whatever_state_the_document_is_in(audited: AuditedPipeline) -> None:
+    rebuilt, buffered = audited.completed("rebuilt", "buffered")
+    rows = audited.served(rebuilt)
+    audited.damage(
+        "update upload_pipeline.upload_jobs set state = 'parse_validated' where document_id = %(id)s", rebuilt
+    )
+    audited.damage(
+        "update upload_pipeline.document_chunks set owner_id = gen_random_uuid() where document_id = %(id)s", rebuilt
+    )
+    audited.put_into(buffered, "chunks_stored")
+    audited.damage(
+        "update upload_pipeline.document_chunk_buffer set owner_id = gen_random_uuid() where document_id = %(id)s",
+        buffered,
+    )
+    assert audited.found() == {str(each): {"owner_differs"} for each in (rebuilt, buffered)}
+    assert audited.fixed() == {"owner_differs": (2, 2)}
+    assert audited.served(rebuilt) == []
+    audited.pipeline.process()
+    assert [row["owner_id"] for row in audited.served(rebuilt)] == [row["owner_id"] for row in rows]
+    assert audited.found() == {}
+
+
+def test_what_is_paid_for_is_kept_in_the_buffer_of_a_document_that_may_use_it(audited: AuditedPipeline) -> None:
+    [document_id] = audited.completed("victim")
+    audited.put_into(document_id, "embeddings_stored")
+    for state, stage in (("failed_parse", "parsed"), ("failed_chunking", "chunks"), ("uploaded", None)):
+        audited.damage(
+            f"update upload_pipeline.upload_jobs set state = '{state}', last_error_code = 'x', last_error_stage = "
+            + (f"'{stage}'" if stage else "null")
+        )
+        assert "buffer_left" not in audited.found().get(str(document_id), set())
 
 
 def test_the_history_says_what_was_damaged(audited: AuditedPipeline) -> None:

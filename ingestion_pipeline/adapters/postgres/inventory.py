@@ -160,11 +160,10 @@ class PostgresInventory:
         elif mend is Mend.DROP_SERVED:
             self._queries.drop_served_rows(connection, **one)
         elif target := _TARGETS.get(mend):
-            if mend is Mend.REEMBED:
-                self._queries.drop_unfit_buffered_vectors(connection, **one)
-            elif facts.served.foreign_rows:
+            self._queries.drop_unfit_buffered_vectors(connection, **one)
+            if mend is not Mend.REEMBED and facts.served.foreign_rows:
                 self._queries.drop_served_rows(connection, **one)
-            elif not facts.has_proven_vectors:
+            elif mend is not Mend.REEMBED and not facts.has_proven_vectors:
                 self._queries.drop_served_vectors(connection, **one)
             self._send_back(connection, facts.document_id, state, target, reason)
 
