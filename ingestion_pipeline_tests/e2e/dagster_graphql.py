@@ -45,15 +45,22 @@ mutation Launch($params: ExecutionParams!) {
     ... on PythonError { message }
   }
 }"""
+NEWEST_BACKFILL = """
+{ partitionBackfillsOrError(limit: 1) { ... on PartitionBackfills { results { id status } } } }"""
+RUNS_OF_BACKFILL = """
+query RunsOfBackfill($id: String!) {
+  runsOrError(filter: { tags: [{ key: "dagster/backfill", value: $id }] }) { ... on Runs { results { runId status } } }
+}"""
 RUN_STATUS = "query RunStatus($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
 def colours(stack: RunningStack, document_id: str) -> dict[str, str]:
     """Of each asset what the UI shows of a document: green, red, running or nothing."""
-    return {asset: _colour(_partitions(stack, asset), document_id) for asset in ASSETS}
+    return {asset: _colour(partitions(stack, asset), document_id) for asset in ASSETS}
 
 
-def _partitions(stack: RunningStack, asset: str) -> dict[str, list[str]]:
+def partitions(stack: RunningStack, asset: str) -> dict[str, list[str]]:
+    """Of an asset the materializedPartitions, failedPartitions and materializingPartitions."""
     node = stack.graphql(PARTITIONS, key={"path": [asset]})["assetNodeOrError"]
     statuses: dict[str, list[str]] = node["assetPartitionStatuses"]
     return statuses
@@ -131,3 +138,15 @@ def materialise(stack: RunningStack, document_id: str) -> str:
 def run_status(stack: RunningStack, run_id: str) -> str:
     status: str = stack.graphql(RUN_STATUS, id=run_id)["runOrError"]["status"]
     return status
+
+
+def newest_backfill(stack: RunningStack) -> dict[str, str]:
+    """Its id and status."""
+    backfill: dict[str, str] = stack.graphql(NEWEST_BACKFILL)["partitionBackfillsOrError"]["results"][0]
+    return backfill
+
+
+def runs_of_backfill(stack: RunningStack, backfill_id: str) -> list[dict[str, str]]:
+    """The runs that a backfill started: id and status."""
+    runs: list[dict[str, str]] = stack.graphql(RUNS_OF_BACKFILL, id=backfill_id)["runsOrError"]["results"]
+    return runs

@@ -1,0 +1,88 @@
+"""An operator mends failed documents in the Dagster UI, by clicking in a real browser."""
+
+from itertools import pairwise
+from pathlib import Path
+
+from running_stack import RunningStack, wait_for
+
+from e2e.browser import dagster_ui
+from e2e.dagster_graphql import newest_backfill, partition_keys, partitions, runs_of_backfill
+from e2e.sample_files import PDF, protected_pdf
+
+DOCUMENTS = 30
+# By the place in the order of uploads: neighbours and loners, so that a backfill needs several runs.
+AT_THE_PARSER = {3: "PDF_IS_BROKEN", 4: "UNSUPPORTED_FILE_TYPE", 17: "TOO_MANY_PAGES"}
+AT_THE_EMBEDDER = {9: (400, "request_rejected"), 18: (401, "invalid_api_key")}
+FILES = {
+    19: (protected_pdf("A secret"), PDF, "pdf_is_protected"),
+    26: (b" \n\t\n" * 40, "text/plain", "no_data_found_in_file"),
+}
+MENDABLE = (*AT_THE_PARSER, *AT_THE_EMBEDDER)
+
+
+def upload_all(stack: RunningStack) -> list[str]:
+    """Ids of the documents, in the order of uploads; what fails fails until the mocks' faults are cleared."""
+    for place, code in AT_THE_PARSER.items():
+        fault = {"kind": "job_failure", "code": code}
+        body = {"operation": "run_job", "match": f"clicked-{place}.md", "times": None, "fault": fault}
+        stack.script_fault("llamaparse", body)
+    for place, (status, _) in AT_THE_EMBEDDER.items():
+        fault = {"kind": "status", "status": status}
+        stack.script_fault("openai", {"match": f"number {place} of those clicked", "times": None, "fault": fault})
+    uploaded = []
+    for place in range(DOCUMENTS):
+        text = f"# Clicked\n\nThis is number {place} of those clicked, and no other has its text.\n"
+        data, kind, _ = FILES.get(place, (text.encode(), "text/markdown", ""))
+        uploaded.append(
+            stack.upload(f"clicked-{place}.md" if kind != PDF else "clicked.pdf", data, kind)["document_id"]
+        )
+    return uploaded
+
+
+def ranges(stack: RunningStack, chosen: set[str]) -> int:
+    """Into how many unbroken ranges of Dagster's partitions they fall: it starts one run of a backfill for each."""
+    marks = [False, *(key in chosen for key in partition_keys(stack, "finalized"))]
+    return sum(here and not before for before, here in pairwise(marks))
+
+
+def test_failed_documents_are_mended_by_clicking_in_the_ui(stack: RunningStack, tmp_path: Path) -> None:
+    uploaded = upload_all(stack)
+    codes = {place: code.lower() for place, code in AT_THE_PARSER.items()}
+    codes |= {place: code for place, (_, code) in AT_THE_EMBEDDER.items()}
+    codes |= {place: code for place, (_, _, code) in FILES.items()}
+    for place, document_id in enumerate(uploaded):
+        document = stack.settled(document_id)
+        assert (document["last_error"] or {}).get("code") == codes.get(place), document
+    unparsed = {uploaded[place] for place in (*AT_THE_PARSER, *FILES)}
+    unembedded = {uploaded[place] for place in AT_THE_EMBEDDER}
+    wait_for(lambda: unparsed <= failed(stack, "parsed"), "Dagster shows what could not be parsed")
+    wait_for(lambda: unembedded <= failed(stack, "embeddings"), "Dagster shows what could not be embedded")
+
+    with dagster_ui(stack.addresses["dagster ui"], tmp_path) as ui:
+        red = {asset: failed(stack, asset) for asset in ("parsed", "embeddings")}
+        ui.look_at_lineage("before-lineage")
+        for asset, keys in red.items():
+            assert ui.look_at_partitions(asset, f"before-{asset}")["Failed"] == len(keys)
+        before = ui.look_at_partitions("finalized", "before-finalized")
+
+        stack.clear_faults("llamaparse")
+        stack.clear_faults("openai")
+        chosen = red["parsed"] | red["embeddings"]
+        ui.materialise_failed(len(chosen), "launch")
+        for place in MENDABLE:
+            wait_for(lambda place=place: stack.document(uploaded[place])["state"] == "complete", codes[place], 120)
+        left = {uploaded[place] for place in FILES}
+        wait_for(lambda: failed(stack, "parsed") & set(uploaded) == left, "what can't be mended is red again", 120)
+        wait_for(lambda: newest_backfill(stack)["status"].startswith("COMPLETED"), "the backfill is over", 120)
+
+        assert len(runs_of_backfill(stack, newest_backfill(stack)["id"])) == ranges(stack, chosen)
+        ui.look_at_lineage("after-lineage")
+        assert ui.look_at_partitions("parsed", "after-parsed")["Failed"] == len(failed(stack, "parsed"))
+        assert ui.look_at_partitions("embeddings", "after-embeddings")["Failed"] == 0
+        after = ui.look_at_partitions("finalized", "after-finalized")
+        assert after["Materialized"] == before["Materialized"] + len(MENDABLE)
+
+
+def failed(stack: RunningStack, asset: str) -> set[str]:
+    """The documents whose partition of an asset is red."""
+    return set(partitions(stack, asset)["failedPartitions"])
