@@ -53,7 +53,7 @@ JOBS = """
 MOST_DOCUMENTS = 2
 BEGINNINGS = st.sampled_from(HAPPY_PATH[:-2])
 STEPS = st.integers(0, 2)
-THEN = st.sampled_from(["fails for good", "goes on", "dies", "fails for now", "ends", "misses the parse job"])
+THEN = st.sampled_from(["fails for good", "goes on", "dies", "fails for now", "ends", "waits", "misses the parse job"])
 OUTCOMES = st.sampled_from([*ParseOutcome, None])
 
 
@@ -124,6 +124,8 @@ class DocumentLives(RuleBasedStateMachine):
             self.store.release_claim(claim, [document.document_id])
         elif then == "fails for now" and run.is_at_work:
             self._writes(run, lambda: self.store.retry_later(document, claim, OUTAGE, 60.0))
+        elif then == "waits" and run.is_at_work:
+            self._writes(run, lambda: self.store.postpone(document, claim, OUTAGE, 60.0, document.attempt))
         elif then == "fails for good" and run.is_at_work:
             self._writes(run, lambda: self.store.dead_letter(document, claim, BAD_FILE))
         elif then == "misses the parse job" and document.state in (State.PARSE_QUEUED, State.PARSED):
@@ -165,7 +167,7 @@ class DocumentLives(RuleBasedStateMachine):
         else:
             assert self.catalogue.cancel(OWNER, document_id).state is State.CANCELLED
 
-    @precondition(lambda self: any(job["attempt"] or job["cancelled_from"] for job in self.jobs))
+    @precondition(lambda self: any(job["last_error_code"] or job["cancelled_from"] for job in self.jobs))
     @rule(document_id=documents, start_over=st.booleans())
     def retry(self, document_id: UUID, *, start_over: bool) -> None:
         before = self.catalogue.get(OWNER, document_id)
@@ -178,7 +180,9 @@ class DocumentLives(RuleBasedStateMachine):
             with pytest.raises(NotRetryableError):
                 self.catalogue.retry(OWNER, document_id, start_over=start_over)
 
-    @precondition(lambda self: any(job["attempt"] or job["claimed_by"] or job["cancelled_from"] for job in self.jobs))
+    @precondition(
+        lambda self: any(job["last_error_code"] or job["claimed_by"] or job["cancelled_from"] for job in self.jobs)
+    )
     @rule()
     def time_passes(self) -> None:
         """Whatever waits is due, and what fell between is looked after."""
