@@ -106,18 +106,14 @@ def failures_view(documents: Sequence[Record]) -> RenderableType:
         by_code.setdefault(document["last_error"]["code"], []).append(document)
     parts: list[RenderableType] = []
     for code, failed in by_code.items():
-        table = _table("Document", "File", "State", "Attempt", "Next try", "Reason")
+        remedy = shown(failed[0]["last_error"]["remedy"])
+        parts.append(Text.assemble((code, "bold"), f" ({len(failed)}): ", remedy))
         for document in failed:
-            table.add_row(
-                document["document_id"],
-                shown(document["filename"]),
-                state_text(document["state"]),
-                _number(document["attempt"]),
-                _time(document["next_attempt_at"]) if document["next_attempt_at"] else "",
-                shown(document["last_error"]["message"]),
-            )
-        head = Text.assemble((code, "bold"), f" ({len(failed)}): ", shown(failed[0]["last_error"]["remedy"]))
-        parts += [head, table, ""]
+            facts = f"  attempt {document['attempt']}{_next_try(document)}  "
+            line = Text.assemble(document["document_id"], "  ", state_text(document["state"]), facts)
+            parts.append(Padding(line.append_text(shown(document["filename"])), (0, 0, 0, 2)))
+            parts.append(Padding(shown(document["last_error"]["message"]), (0, 0, 0, 6)))
+        parts.append("")
     return Group(*parts)
 
 
