@@ -4,6 +4,9 @@ The vendors' SDKs take seconds to import and not every process needs them, so th
 needed.
 """
 
+from decimal import Decimal
+
+from ingestion_pipeline.accounts import BudgetLimits, Budgets, VendorWatch
 from ingestion_pipeline.adapters.guards.breaker import CircuitBreaker
 from ingestion_pipeline.adapters.guards.guarded_ports import (
     EMBED_REQUESTS,
@@ -13,6 +16,7 @@ from ingestion_pipeline.adapters.guards.guarded_ports import (
     GuardedParser,
 )
 from ingestion_pipeline.adapters.guards.limiter import RateLimiter
+from ingestion_pipeline.adapters.postgres.budgets import PostgresBudgets
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.inventory import PostgresInventory
@@ -132,6 +136,22 @@ def embedder(settings: Settings, database: Database, *, is_urgent: bool = False)
             is_urgent=is_urgent,
         ),
     )
+
+
+def budget_limits(settings: Settings) -> BudgetLimits:
+    """The budgets of the settings."""
+    given = (settings.daily_budget_usd, settings.owner_daily_budget_usd, settings.document_budget_usd)
+    return BudgetLimits(*(None if usd is None else Decimal(str(usd)) for usd in given))
+
+
+def budgets(settings: Settings, database: Database) -> Budgets:
+    """Budgets, held against the ledger in `database`."""
+    return PostgresBudgets(database, budget_limits(settings), settings.embedding_model)
+
+
+def vendor_watch(database: Database) -> VendorWatch:
+    """The state of the guards that `database` shares."""
+    return PostgresVendorGuards(database)
 
 
 def _breaker(

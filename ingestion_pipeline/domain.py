@@ -281,6 +281,11 @@ class VendorCall:
     seconds: float | None = None
     outcome: str = "ok"
 
+    @property
+    def cost_usd(self) -> Decimal:
+        """Of all shares together."""
+        return sum((share.cost_usd for share in self.shares), Decimal(0))
+
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:

@@ -114,6 +114,18 @@ class RateLimitReachedError(PostponedError):
     code = "rate_limit_reached"
 
 
+class BudgetExhaustedError(PostponedError):
+    """What may be spent in a day is spent: the work goes on tomorrow."""
+
+    code = "budget_exhausted"
+
+
+class DocumentBudgetError(PermanentError):
+    """The document would cost more than a document may."""
+
+    code = "document_budget_exceeded"
+
+
 class StoreUnavailableError(TransientError):
     """The object store can't be reached."""
 

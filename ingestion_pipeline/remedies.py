@@ -59,6 +59,10 @@ REMEDIES: dict[str, str] = {
     "/vendors say since when it is paused, and why.",
     "rate_limit_reached": "Nothing: the document waits for its turn. The limits are INGEST_PARSE_REQUESTS_PER_MINUTE, "
     "INGEST_EMBED_REQUESTS_PER_MINUTE and INGEST_EMBED_TOKENS_PER_MINUTE.",
+    "budget_exhausted": "Nothing: the document goes on after midnight UTC. To go on now, raise "
+    "INGEST_DAILY_BUDGET_USD or INGEST_OWNER_DAILY_BUDGET_USD, restart, and retry the document.",
+    "document_budget_exceeded": "Raise INGEST_DOCUMENT_BUDGET_USD, restart, and retry the document: what was paid "
+    "for is kept. Or split the file and upload the parts.",
     "vendor_rejected": "Look at key, plan and credit at the service that the message names; then retry the document.",
     "request_rejected": "The service refuses this content. Look at the message; a changed file is a new document.",
     "invalid_api_key": "Set a valid key of the service and its region, restart, and retry the document.",

@@ -148,6 +148,15 @@ class Settings(BaseSettings):
     embed_tokens_per_minute: float | None = Field(
         default=None, gt=0, description="most tokens a minute that all processes send to be embedded"
     )
+    daily_budget_usd: float | None = Field(
+        default=None, ge=0, description="most USD a day (UTC) for LlamaParse and OpenAI together; then work waits"
+    )
+    owner_daily_budget_usd: float | None = Field(
+        default=None, ge=0, description="the same for the documents of one owner"
+    )
+    document_budget_usd: float | None = Field(
+        default=None, ge=0, description="most USD for one document; one that would cost more becomes a dead letter"
+    )
     limit_wait_seconds: float = Field(
         default=30.0, ge=0, description="seconds that a run waits for these limits; beyond, its documents wait"
     )

@@ -17,6 +17,7 @@ import uvicorn
 
 from ingestion_pipeline.adapters.llamacloud_webhook import verify_webhook
 from ingestion_pipeline.adapters.object_store import local_object_store
+from ingestion_pipeline.adapters.postgres.accounts import PostgresAccounts
 from ingestion_pipeline.adapters.postgres.catalogue import PostgresCatalogue
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.api.app import create_app
@@ -83,9 +84,11 @@ class RunningApi:
 
     def start(self) -> None:
         """Serve, and return once requests are answered."""
-        catalogue = PostgresCatalogue(Database(self.database_url, application_name="ingest-api-test"))
+        database = Database(self.database_url, application_name="ingest-api-test")
+        catalogue = PostgresCatalogue(database)
         services = {
             "catalogue": catalogue,
+            "accounts": PostgresAccounts(database),
             "objects": local_object_store(self.folder),
             "embedder": WordEmbedder(),
             "authenticator": KeyAuthenticator({KEY: OWNER, OTHER_KEY: OTHER_OWNER}),

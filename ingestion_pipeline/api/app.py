@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from ingestion_pipeline.api import documents, health, problems, search, webhooks
+from ingestion_pipeline.api import accounts, documents, health, problems, search, webhooks
 from ingestion_pipeline.api.correlation import CorrelationMiddleware
 from ingestion_pipeline.api.openapi import describe
 from ingestion_pipeline.api.services import ApiServices
@@ -14,6 +14,7 @@ VERSION = "0.1.0"
 TAGS = [
     {"name": "documents", "description": "Upload, list, follow."},
     {"name": "search", "description": "Passages by meaning."},
+    {"name": "usage", "description": "What was bought, what may be spent, how the vendors are."},
     {"name": "webhooks", "description": "Called by outside services."},
     {"name": "health", "description": "Called by whoever watches the process."},
 ]
@@ -42,7 +43,7 @@ def create_app(services: ApiServices) -> FastAPI:
     app.state.readiness = health.ReadinessCheck(services)
     app.add_middleware(CorrelationMiddleware)
     problems.install(app)
-    for module in (documents, search, webhooks, health):
+    for module in (documents, search, accounts, webhooks, health):
         app.include_router(module.router)
     app.openapi = describe(  # type: ignore[method-assign]  # how FastAPI's documentation says to extend it
         app,

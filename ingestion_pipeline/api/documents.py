@@ -116,9 +116,10 @@ def summarise_documents(principal: CurrentPrincipal, services: CurrentServices) 
 
 @router.get("/documents/{document_id}", summary="Look at a document", responses=problems(401, 404, 422, 503))
 def get_document(document_id: UUID, principal: CurrentPrincipal, services: CurrentServices) -> DocumentWithHistory:
-    """State, progress, the last error with its remedy, and the newest 100 events."""
+    """State, progress, what was bought for it, the last error with its remedy, and the newest 100 events."""
     record, events = services.catalogue.history(principal.owner_id, document_id, limit=HISTORY_EVENTS)
-    return DocumentWithHistory.with_history(record, events)
+    usage = services.accounts.usage_of_document(principal.owner_id, document_id)
+    return DocumentWithHistory.with_history(record, events, usage)
 
 
 @router.get("/documents/{document_id}/events", summary="Follow a document", responses=problems(401, 404, 422, 503))

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ingestion_pipeline.adapters.llamacloud_webhook import verify_webhook
+from ingestion_pipeline.adapters.postgres.accounts import PostgresAccounts
 from ingestion_pipeline.adapters.postgres.catalogue import PostgresCatalogue
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.api.app import create_app
@@ -19,7 +20,7 @@ from ingestion_pipeline.api.authentication import KeyAuthenticator
 from ingestion_pipeline.api.server import server_config
 from ingestion_pipeline.api.services import ApiServices
 from ingestion_pipeline.catalogue import ParseNotice
-from ingestion_pipeline.composition import embedder, object_store
+from ingestion_pipeline.composition import budget_limits, embedder, object_store
 from ingestion_pipeline.errors import IngestionError
 from ingestion_pipeline.logs import configure_logging
 from ingestion_pipeline.settings import Settings, load_settings
@@ -45,6 +46,8 @@ def build_services(settings: Settings) -> ApiServices:
 
     return ApiServices(
         catalogue=catalogue,
+        accounts=PostgresAccounts(database),
+        budgets=budget_limits(settings),
         objects=object_store(settings),
         embedder=embedder(settings, database, is_urgent=True),
         authenticator=KeyAuthenticator({values["api_key"]: settings.api_owner_id}),

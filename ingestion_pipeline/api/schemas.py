@@ -6,6 +6,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ingestion_pipeline.accounts import UsageOfDocument
+from ingestion_pipeline.api.account_schemas import Usage
 from ingestion_pipeline.catalogue import DocumentRecord, EventRecord
 from ingestion_pipeline.domain import SearchHit, State
 from ingestion_pipeline.remedies import remedy_for
@@ -97,14 +99,15 @@ class Event(_Schema):
 
 
 class DocumentWithHistory(Document):
-    """A document with the newest entries of its history, oldest of them first."""
+    """A document with what was bought for it, and the newest entries of its history, oldest of them first."""
 
+    usage: Usage
     history: list[Event]
 
     @classmethod
-    def with_history(cls, record: DocumentRecord, events: list[EventRecord]) -> Self:
-        """Records of the catalogue as JSON."""
-        return cls(**_document_fields(record), history=[Event.of(event) for event in events])
+    def with_history(cls, record: DocumentRecord, events: list[EventRecord], usage: UsageOfDocument) -> Self:
+        """Records of the catalogue and the accounts as JSON."""
+        return cls(**_document_fields(record), usage=Usage.of(usage), history=[Event.of(event) for event in events])
 
 
 class DocumentPage(_Schema):

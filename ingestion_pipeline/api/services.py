@@ -1,11 +1,12 @@
 """What the API works with: plain objects, put together by main.py or by a test."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ingestion_pipeline.accounts import Accounts, BudgetLimits
 from ingestion_pipeline.api.authentication import Authenticator
 from ingestion_pipeline.catalogue import Catalogue, ParseNotice
 from ingestion_pipeline.ports import Embedder, ObjectStore
@@ -22,11 +23,13 @@ class ApiServices:
     """
 
     catalogue: Catalogue
+    accounts: Accounts
     objects: ObjectStore
     embedder: Embedder
     authenticator: Authenticator
     verify_webhook: WebhookVerifier
     max_upload_bytes: int
+    budgets: BudgetLimits = field(default_factory=BudgetLimits)
     body_pause_seconds: float = 30.0
     readiness_seconds: float = 5.0
     close: Callable[[], None] = lambda: None

@@ -44,6 +44,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "index": LazyCommand("index:index", "Build, drop or show the vector index of search."),
     "audit": LazyCommand("audit:audit", "Check everything that is stored, and mend what can be mended."),
     "partitions": LazyCommand("partitions:partitions", "Show or bring back the partitions that Dagster gave up."),
+    "usage": LazyCommand("usage:usage", "Show what was bought of the vendors, by day."),
     "db": LazyCommand("database:database", "Migrate the database schema, roll it back, show it."),
     "serve": LazyCommand("serve:serve", "Run one service of the pipeline in the foreground."),
 }

@@ -115,6 +115,17 @@ class ApiClient:
         """How many documents are in each state."""
         return dict(self._get_part("/documents/summary", "states"))
 
+    def usage(self, *, first: str | None, last: str | None) -> Record:
+        """What was bought, by day; the days in ISO format."""
+        return self._get("/usage", **{"from": first, "to": last})
+
+    def vendors(self) -> Record:
+        """How the vendors are, and what is left of rate limits and budgets."""
+        report = self._get("/vendors")
+        if not {"vendors", "budgets"} <= report.keys():
+            raise self._foreign()
+        return report
+
     def search(self, query: str, *, limit: int) -> list[Record]:
         """The chunks nearest to a query, best first; at most 100."""
         return list(self._get_part("/search", "results", q=query, limit=limit))

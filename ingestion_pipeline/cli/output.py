@@ -145,6 +145,41 @@ def document_view(document: Record) -> RenderableType:
     return Group(facts, history)
 
 
+def usage_table(report: Record) -> Table:
+    """What was bought, by day, and in all."""
+    table = _table("Day", "Vendor", "Operation", "Model", "Calls", "Tokens", "Pages", "USD")
+    for row in report["days"]:
+        table.add_row(
+            row["day"],
+            row["provider"],
+            row["operation"],
+            shown(row["model"]),
+            _number(row["calls"]),
+            _number(row["tokens"]),
+            _number(row["pages"]),
+            _usd(row["cost_usd"]),
+        )
+    total = report["total"]
+    table.add_row("all", "", "", "", "", _number(total["tokens"]), _number(total["pages"]), _usd(total["cost_usd"]))
+    return table
+
+
+def vendor_warnings(vendors: Record) -> list[Text]:
+    """A line for each vendor that is paused and for each budget that is used up."""
+    lines = []
+    for vendor in vendors["vendors"]:
+        if vendor["state"] != "closed":
+            until = f"until {_time(vendor['reopens_at'])}" if vendor["state"] == "open" else "and is being tested"
+            why = vendor["last_error"]["code"] if vendor["last_error"] else ""
+            since = _time(vendor["since"])
+            lines.append(Text(f"{vendor['vendor']} is paused {until}, ill since {since}: {why}", style="red"))
+    for budget in vendors["budgets"]:
+        if budget["left_usd"] == 0:
+            used = f"{_usd(budget['spent_usd'])} of {_usd(budget['limit_usd'])} USD"
+            lines.append(Text(f"the budget {budget['name']} is used up until midnight UTC: {used}", style="red"))
+    return lines
+
+
 def hit_view(rank: int, hit: Record, query: str) -> RenderableType:
     """One result of a search: rank, score, file, page and headings, then the passage that speaks of the query."""
     pages = hit["pages"]
@@ -194,6 +229,7 @@ def _facts(document: Record) -> list[tuple[str, Text]]:
         ("Pages", Text(_number(progress["pages"]))),
         ("Chunks", Text(_chunks(document))),
         ("Tokens", Text(_number(progress["tokens"]))),
+        ("Cost", Text(f"{_usd(document['usage']['cost_usd'])} USD")),
         ("Correlation id", Text(document["correlation_id"])),
     ]
     if progress["failed_pages"]:
@@ -224,10 +260,25 @@ def _chunks(document: Record) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        is_number = column in ("Chunks", "Seconds", "Documents", "Pages", "Tokens", "Attempt", "Found", "Mended")
-        is_fixed = is_number or column in ("Document", "State", "Since", "Time", "Next try", "Finding")
+        is_number = column in (
+            "Chunks",
+            "Seconds",
+            "Documents",
+            "Pages",
+            "Tokens",
+            "Attempt",
+            "Found",
+            "Mended",
+            "Calls",
+            "USD",
+        )
+        is_fixed = is_number or column in ("Document", "State", "Since", "Time", "Next try", "Finding", "Day")
         table.add_column(column, justify="right" if is_number else "left", no_wrap=is_fixed, overflow="fold")
     return table
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:,.6f}"
 
 
 def _number(value: int | None) -> str:

@@ -9,7 +9,14 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from ingestion_pipeline.cli.client import ApiClient, Record, connect, with_retries
-from ingestion_pipeline.cli.output import console_for, counts_table, document_view, documents_table, is_settled
+from ingestion_pipeline.cli.output import (
+    console_for,
+    counts_table,
+    document_view,
+    documents_table,
+    is_settled,
+    vendor_warnings,
+)
 from ingestion_pipeline.domain import State
 
 WATCH_SECONDS = 1.0
@@ -72,8 +79,8 @@ class _AllDocuments:
     def read(self) -> RenderableType:
         """What the API says now."""
         documents = self._client.documents(state=self._state, limit=self._limit)
-        counts = counts_table(self._client.counts())
-        return Group(counts, "", documents_table(documents)) if documents else counts
+        parts: list[RenderableType] = [*vendor_warnings(self._client.vendors()), counts_table(self._client.counts())]
+        return Group(*parts, "", documents_table(documents)) if documents else Group(*parts)
 
     def read_line(self) -> str:
         """The counts in a line."""

@@ -4,7 +4,16 @@ from functools import cache
 
 import dagster as dg
 
-from ingestion_pipeline.composition import document_store, embedder, object_store, parser, partitions, worker_database
+from ingestion_pipeline.composition import (
+    budgets,
+    document_store,
+    embedder,
+    object_store,
+    parser,
+    partitions,
+    vendor_watch,
+    worker_database,
+)
 from ingestion_pipeline.logs import configure_logging
 from ingestion_pipeline.pipeline.services import Limits, Services
 from ingestion_pipeline.settings import Settings, load_settings
@@ -26,6 +35,8 @@ def build_services(settings: Settings) -> Services:
         objects=object_store(settings),
         parser=parser(settings, shared),
         embedder=embedder(settings, shared),
+        budgets=budgets(settings, shared),
+        vendors=vendor_watch(shared),
         limits=Limits(
             max_upload_bytes=settings.max_upload_bytes,
             batch_documents=settings.batch_documents,

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ingestion_pipeline.dagster_defs.assets import DOCUMENTS, ingest_step
 from ingestion_pipeline.dagster_defs.jobs import process_job, submit_job
-from ingestion_pipeline.domain import Lane
+from ingestion_pipeline.domain import Lane, VendorHealth
 from ingestion_pipeline.errors import DatabaseUnavailableError
 from ingestion_pipeline.pipeline.reconcile import reconcile
 from ingestion_pipeline.pipeline.services import Services
@@ -54,7 +54,13 @@ def reconcile_sensor(
         f"parse jobs ended {result.parse_jobs_ended}, running {result.parse_jobs_running}, "
         f"lost {result.parse_jobs_lost}, not answered {result.parse_polls_failed}; "
         f"claims returned {result.claims_returned}; cancelled {len(result.cancelled)}"
+        + "".join(map(_illness, result.ill))
     )
+
+
+def _illness(health: VendorHealth) -> str:
+    until = f" until {health.reopens_at:%H:%M:%S %Z}" if health.state == "open" else ", being tested"
+    return f"; {health.vendor.value} is paused{until}, ill since {health.since:%H:%M:%S %Z}: {health.last_error_code}"
 
 
 def _claim_batches(

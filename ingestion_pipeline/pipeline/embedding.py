@@ -85,7 +85,8 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
     doubted: set[Text] = set()
     while left:
         left = group.together(reuse, left, _itself, Asset.EMBEDDINGS)
-        missing = store.missing_vectors(_ids(left), PAGE_TEXTS) if left else []
+        page = store.missing_vectors(_ids(left), PAGE_TEXTS) if left else []
+        missing = _affordable(group, left, page, spending)
         wanted = {_identity(text) for text in missing}
         mine, doubted = group.crew.purchases.take(wanted, doubted)
         try:
@@ -97,9 +98,19 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
             if document.document_id in spending.errors:
                 group.settle(document, Asset.EMBEDDINGS, spending.errors[document.document_id])
         left = [document for document in left if document.document_id not in spending.errors]
-        if len(missing) < PAGE_TEXTS and mine == wanted:
+        if len(page) < PAGE_TEXTS and mine == wanted:
             break
     return left
+
+
+def _affordable(
+    group: Group, documents: Sequence[Document], page: Sequence[PendingText], spending: _Spending
+) -> list[PendingText]:
+    """The texts of documents that are within the budgets; that others are not is noted as their error."""
+    buying = {text.document_id for text in page}
+    refused = group.services.budgets.refused([document for document in documents if document.document_id in buying])
+    spending.errors.update(refused)
+    return [text for text in page if text.document_id not in refused]
 
 
 def _request_all(group: Group, missing: Sequence[PendingText], spending: _Spending) -> None:

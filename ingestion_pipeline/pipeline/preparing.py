@@ -52,6 +52,7 @@ def store_parsed(group: Group, documents: Sequence[Document]) -> list[ParseResul
             "failed_pages": len(parsed.failed_pages),
             "characters": len(parsed.text),
             "removed_characters": parsed.removed_characters,
+            "cost_usd": float(done.result.bill.cost_usd) if done.result.bill else 0.0,
             "seconds": done.seconds,
         }
         preview = parsed.text[:PREVIEW_CHARACTERS]

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from ingestion_pipeline.domain import SETTLED, State
+from ingestion_pipeline.domain import SETTLED, State, VendorHealth
 from ingestion_pipeline.errors import ClaimLostError, IngestionError, ParseJobLostError
 from ingestion_pipeline.pipeline.failures import classify
 from ingestion_pipeline.pipeline.report import Asset
@@ -21,7 +21,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Reconciled:
-    """Counts; the settled documents whose run died before it could tell Dagster of them; those that were cancelled."""
+    """Counts; the settled documents whose run died before it could tell Dagster of them; those that were cancelled;
+    vendors whose circuit breaker is not closed.
+    """
 
     parse_jobs_ended: int = 0
     parse_jobs_running: int = 0
@@ -31,6 +33,7 @@ class Reconciled:
     parse_jobs_cancelled: int = 0
     untold: list[UUID] = field(default_factory=list)
     cancelled: list[UUID] = field(default_factory=list)
+    ill: list[VendorHealth] = field(default_factory=list)
 
 
 def reconcile(services: Services) -> Reconciled:
@@ -45,6 +48,7 @@ def reconcile(services: Services) -> Reconciled:
     )
     _poll(overdue, services, result)
     _follow_cancellations(services, result)
+    result.ill = [health for health in services.vendors.health() if health.state != "closed"]
     return result
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ingestion_pipeline.accounts import Budgets, VendorWatch
 from ingestion_pipeline.partitions import Partitions
 from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
 
@@ -31,4 +32,6 @@ class Services:
     objects: ObjectStore
     parser: Parser
     embedder: Embedder
+    budgets: Budgets
+    vendors: VendorWatch
     limits: Limits

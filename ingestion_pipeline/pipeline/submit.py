@@ -59,6 +59,8 @@ def _parse_job(document: Document, services: Services) -> ParseJob:
         found = services.parser.find(document.document_id, document.parse_round)
         if found is not None:
             return found
+    for refusal in services.budgets.refused([document]).values():
+        raise refusal
     return services.parser.submit(
         ParseRequest(
             document_id=document.document_id,

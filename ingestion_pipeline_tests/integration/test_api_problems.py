@@ -121,6 +121,8 @@ def test_the_description_is_valid_and_complete(api: RunningApi) -> None:
         ("/documents/{document_id}/retry", "post"),
         ("/documents/{document_id}/cancel", "post"),
         ("/search", "get"),
+        ("/usage", "get"),
+        ("/vendors", "get"),
         ("/webhooks/llamaparse", "post"),
         ("/healthz", "get"),
         ("/readyz", "get"),

@@ -30,6 +30,7 @@ def document(document_id: str, filename: str, state: str, error: dict[str, str] 
         "next_attempt_at": None,
         "last_error": error,
         "retry_path": None,
+        "usage": {"tokens": 9, "pages": 1, "cost_usd": 0.00375},
         "correlation_id": DOCUMENT_ID,
         "history": [],
     }
@@ -117,7 +118,8 @@ def test_address_and_key_come_from_the_files_of_the_running_stack(tmp_path: Path
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "api_key").write_text(f"{KEY}\n")
     (tmp_path / "stack.json").write_text(json.dumps({"api_url": api.settings["INGEST_API_URL"], "dagster_url": ""}))
-    api.answer = lambda *_: (200, {}, {"states": {"complete": 4}, "documents": []})
+    answer = {"states": {"complete": 4}, "documents": [], "vendors": [], "budgets": []}
+    api.answer = lambda *_: (200, {}, answer)
     done = run_ingest("status", settings={"INGEST_DATA_DIR": str(tmp_path)}, directory=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"complete +4", done.stdout)

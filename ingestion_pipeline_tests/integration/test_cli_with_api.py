@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 from command_line import run_ingest, start_ingest
 from conftest import DatabaseUrls
-from running_api import KEY, RunningApi, WordEmbedder
+from running_api import KEY, RunningApi, WordEmbedder, execute
 from standin_workers import MeaningfulEmbedder, StandInWorkers, fail_parse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -180,3 +181,26 @@ def test_a_wrong_key_is_one_clear_error(tmp_path: Path, api: RunningApi) -> None
     assert done.returncode == 1
     assert done.stderr.startswith("error [not_authenticated]: ")
     assert done.stdout == ""
+
+
+def test_usage_is_shown_by_day_and_as_the_api_tells_it(
+    api: RunningApi, ingest: Run, database_urls: DatabaseUrls
+) -> None:
+    api.get("/search", params={"q": "three little words"})
+    shown = ingest("usage")
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"openai +embed_query +text-embedding-3-small +1 +3 +0 +0.000000", shown.stdout)
+    told = json.loads(ingest("usage", "--json", "--from", "2026-01-01", "--to", "2026-01-31").stdout)
+    assert (told["from"], told["to"], told["days"]) == ("2026-01-01", "2026-01-31", [])
+    refused = ingest("usage", "--from", "2020-01-01", "--to", "2026-01-31")
+    assert (refused.returncode, "invalid_request" in refused.stderr) == (1, True)
+
+
+def test_status_says_which_vendor_is_paused(ingest: Run, database_urls: DatabaseUrls) -> None:
+    assert "paused" not in ingest("status").stdout
+    execute(
+        database_urls.owner,
+        "insert into upload_pipeline.vendor_breakers (vendor, state, reopens_at, last_error_code, last_error_at)"
+        " values ('openai', 'open', now() + interval '1 minute', 'rate_limited', now())",
+    )
+    assert re.search(r"openai is paused until .*, ill since .*: rate_limited", ingest("status").stdout)

@@ -1,5 +1,6 @@
 """A vendor that is ill: documents wait for it, without using up attempts, and go on by themselves."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -153,6 +154,16 @@ def test_a_job_whose_creation_opened_the_breaker_is_found_and_not_made_twice(
 
     wait_for(submitted, "the document is submitted")
     assert pipeline.calls("llamacloud", "create_parse_job") == 1
+
+
+def test_the_reconcile_sensor_says_which_vendor_is_paused_since_when_and_why(slow: PipelineUnderTest) -> None:
+    assert "paused" not in slow.tick("reconcile_sensor").skip_message
+    slow.mocks.script("openai", "status", times=None, **OUTAGE)
+    for title in ("one", "two"):
+        slow.upload(document_text(title))
+        slow.complete()
+    said = slow.tick("reconcile_sensor").skip_message
+    assert re.search(r"; openai is paused until \S+ UTC, ill since \S+ UTC: vendor_unavailable$", said), said
 
 
 def test_a_document_that_is_refused_pauses_nobody(fast: PipelineUnderTest) -> None:

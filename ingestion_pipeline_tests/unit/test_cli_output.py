@@ -16,6 +16,8 @@ from ingestion_pipeline.cli.output import (
     files_table,
     hit_view,
     snippet,
+    usage_table,
+    vendor_warnings,
 )
 from ingestion_pipeline.cli.transfer import REFUSED, FileRow
 from ingestion_pipeline.cli.upload import write_report
@@ -38,6 +40,7 @@ DOCUMENT: dict[str, Any] = {
         "stage": "parsed_documents",
         "remedy": "Remove the password.",
     },
+    "usage": {"tokens": 18250, "pages": 12, "cost_usd": 0.045365},
     "correlation_id": "0d4a9d0b-7d7a-4c4f-a1ee-c3a3b1a3f3aa",
     "retry_path": "/documents/3f0a9c1e-6f0d-5b55-9a3e-1c2d7f6f4b10/retry",
     "history": [
@@ -159,3 +162,41 @@ def test_a_report_has_one_line_a_file_with_what_became_of_it(tmp_path: Path) -> 
 def test_a_report_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="can't be written"):
         write_report([FileRow(Path("a.txt"), 1)], tmp_path / "missing" / "report.csv")
+
+
+def test_usage_is_a_row_a_day_and_operation_and_a_total() -> None:
+    day = {"day": "2026-11-01", "provider": "openai", "operation": "embed", "model": "small", "calls": 2}
+    report = {
+        "days": [{**day, "tokens": 18250, "pages": 0, "cost_usd": 0.000365}],
+        "total": {"tokens": 18250, "pages": 0, "cost_usd": 0.000365},
+    }
+    lines = printed(usage_table(report)).splitlines()
+    assert lines[-2].split() == ["2026-11-01", "openai", "embed", "small", "2", "18,250", "0", "0.000365"]
+    assert lines[-1].split() == ["all", "18,250", "0", "0.000365"]
+
+
+def test_vendors_that_are_well_and_budgets_that_last_are_not_spoken_of() -> None:
+    well = {"vendor": "openai", "state": "closed", "since": None, "reopens_at": None, "last_error": None}
+    ill = {
+        "vendor": "llamacloud",
+        "state": "open",
+        "since": "2026-11-01T10:00:00Z",
+        "reopens_at": "2026-11-01T10:05:00Z",
+        "last_error": {"code": "rate_limited"},
+    }
+    tested = {**ill, "state": "half_open"}
+    budgets = [
+        {"name": "daily", "limit_usd": 5.0, "spent_usd": 5.25, "left_usd": 0.0},
+        {"name": "owner_daily", "limit_usd": 5.0, "spent_usd": 1.0, "left_usd": 4.0},
+    ]
+    lines = [printed(line).strip() for line in vendor_warnings({"vendors": [well, ill, tested], "budgets": budgets})]
+    assert [line.split()[0] for line in lines] == ["llamacloud", "llamacloud", "the"]
+    assert "is paused until 2026-11-01" in lines[0]
+    assert lines[0].endswith("rate_limited")
+    assert "is being tested" in lines[1]
+    assert lines[2] == "the budget daily is used up until midnight UTC: 5.250000 of 5.000000 USD"
+    assert vendor_warnings({"vendors": [well], "budgets": budgets[1:]}) == []
+
+
+def test_a_document_shows_what_it_cost() -> None:
+    assert "0.045365 USD" in printed(document_view(DOCUMENT))

@@ -175,7 +175,7 @@ def services_with(store: RecordingStore) -> Services:
         max_upload_bytes=1, batch_documents=1, batch_bytes=1, max_attempts=3, claim_seconds=60, parse_poll_seconds=60
     )
     nothing = cast(Any, None)
-    ports = dict.fromkeys(("objects", "partitions", "parser", "embedder"), nothing)
+    ports = dict.fromkeys(("objects", "partitions", "parser", "embedder", "budgets", "vendors"), nothing)
     return Services(documents=cast(Any, store), limits=limits, **ports)
 
 

@@ -17,3 +17,72 @@ from unnest(
     :pages::integer[], :costs_usd::numeric[], :seconds::double precision[], :outcomes::text[]
 ) as s (call_id, provider, operation, model, document_id, tokens, pages, cost_usd, seconds, outcome)
 left join upload_pipeline.upload_jobs as j on j.document_id = s.document_id;
+
+-- name: usage_by_day
+-- What an owner used, by day in UTC.
+select
+    (u.at at time zone 'UTC')::date as day,
+    u.provider,
+    u.operation,
+    u.model,
+    count(distinct u.call_id) as calls,
+    sum(u.tokens)::bigint as tokens,
+    sum(u.pages)::bigint as pages,
+    sum(u.cost_usd) as cost_usd
+from upload_pipeline.provider_usage as u
+where
+    u.owner_id = :owner_id
+    and u.at >= :first::date::timestamp at time zone 'UTC'
+    and u.at < (:last::date + 1)::timestamp at time zone 'UTC'
+group by 1, 2, 3, 4
+order by 1, 2, 3, 4;
+
+-- name: usage_of_document^
+-- What was bought for a document.
+select
+    coalesce(sum(u.tokens), 0)::bigint as tokens,
+    coalesce(sum(u.pages), 0)::bigint as pages,
+    coalesce(sum(u.cost_usd), 0) as cost_usd
+from upload_pipeline.provider_usage as u
+where u.document_id = :document_id;
+
+-- name: spent_today_by^
+-- What the installation and what an owner has spent since midnight UTC.
+select
+    upload_pipeline.spent_today() as installation,
+    (
+        select coalesce(sum(u.cost_usd), 0)
+        from upload_pipeline.provider_usage as u
+        where u.owner_id = :owner_id and u.at >= date_trunc('day', now(), 'UTC')
+    ) as owner;
+
+-- name: spent_today
+-- What each owner has spent since midnight UTC; what is nobody's has no owner.
+select
+    u.owner_id,
+    sum(u.cost_usd) as cost_usd
+from upload_pipeline.provider_usage as u
+where u.at >= date_trunc('day', now(), 'UTC')
+group by u.owner_id;
+
+-- name: rest_of_day^
+-- How long it is until midnight UTC.
+select extract(epoch from date_trunc('day', now(), 'UTC') + interval '24 hours' - now())::double precision as seconds;
+
+-- name: document_spending
+-- What was spent for documents, and of how many tokens their vectors are missing.
+select
+    w.document_id,
+    (
+        select coalesce(sum(u.cost_usd), 0)
+        from upload_pipeline.provider_usage as u
+        where u.document_id = w.document_id
+    ) as cost_usd,
+    (
+        select coalesce(sum(b.token_count), 0)::bigint
+        from upload_pipeline.document_chunk_buffer as b
+        where
+            b.document_id = w.document_id
+            and not exists (select from upload_pipeline.document_vector_buffer as v where v.chunk_id = b.chunk_id)
+    ) as missing_tokens
+from unnest(:document_ids::uuid[]) as w (document_id);

@@ -96,7 +96,7 @@ class PostgresVendorGuards:
                 operation=call.operation,
                 model=call.model,
                 tokens=sum(share.tokens for share in call.shares),
-                cost_usd=sum(share.cost_usd for share in call.shares),
+                cost_usd=call.cost_usd,
                 seconds=call.seconds,
             )
             return BreakerView(**row)
