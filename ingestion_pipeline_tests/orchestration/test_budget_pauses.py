@@ -14,10 +14,11 @@ Make = Callable[..., PipelineUnderTest]
 
 
 def test_when_the_days_budget_is_used_up_documents_wait_until_tomorrow_and_go_on_then(pipeline_with: Make) -> None:
-    pipeline = pipeline_with(daily_budget_usd=float(PARSED))
-    first, second = pipeline.upload(document_text("first")), pipeline.upload(document_text("second"))
-    pipeline.submit()
-    pipeline.finish_parsing()
+    submitting = pipeline_with(daily_budget_usd=float(PARSED))
+    first, second = submitting.upload(document_text("first")), submitting.upload(document_text("second"))
+    submitting.submit()
+    submitting.finish_parsing()
+    pipeline = pipeline_with(daily_budget_usd=float(PARSED))  # another process: one looks at the sums once a second
     assert only(pipeline.process()).success
     for document_id in (first, second):  # parsing them has used it up
         job = pipeline.job(document_id)
