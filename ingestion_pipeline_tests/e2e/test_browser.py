@@ -12,7 +12,7 @@ from e2e.sample_files import PDF, protected_pdf
 DOCUMENTS = 30
 # By the place in the order of uploads: neighbours and loners, so that a backfill needs several runs.
 AT_THE_PARSER = {3: "PDF_IS_BROKEN", 4: "UNSUPPORTED_FILE_TYPE", 17: "TOO_MANY_PAGES"}
-AT_THE_EMBEDDER = {9: (400, "request_rejected"), 18: (401, "invalid_api_key")}
+AT_THE_EMBEDDER = {9: "request_rejected", 18: "context_length_exceeded"}
 FILES = {
     19: (protected_pdf("A secret"), PDF, "pdf_is_protected"),
     26: (b" \n\t\n" * 40, "text/plain", "no_data_found_in_file"),
@@ -26,8 +26,8 @@ def upload_all(stack: RunningStack) -> list[str]:
         fault = {"kind": "job_failure", "code": code}
         body = {"operation": "run_job", "match": f"clicked-{place}.md", "times": None, "fault": fault}
         stack.script_fault("llamaparse", body)
-    for place, (status, _) in AT_THE_EMBEDDER.items():
-        fault = {"kind": "status", "status": status}
+    for place, code in AT_THE_EMBEDDER.items():  # refusals of a text: the others of its request are embedded without it
+        fault = {"kind": "status", "status": 400, "code": code}
         stack.script_fault("openai", {"match": f"number {place} of those clicked", "times": None, "fault": fault})
     uploaded = []
     for place in range(DOCUMENTS):
@@ -47,8 +47,7 @@ def ranges(stack: RunningStack, chosen: set[str]) -> int:
 
 def test_failed_documents_are_mended_by_clicking_in_the_ui(stack: RunningStack, tmp_path: Path) -> None:
     uploaded = upload_all(stack)
-    codes = {place: code.lower() for place, code in AT_THE_PARSER.items()}
-    codes |= {place: code for place, (_, code) in AT_THE_EMBEDDER.items()}
+    codes = {place: code.lower() for place, code in (AT_THE_PARSER | AT_THE_EMBEDDER).items()}
     codes |= {place: code for place, (_, _, code) in FILES.items()}
     for place, document_id in enumerate(uploaded):
         document = stack.settled(document_id)

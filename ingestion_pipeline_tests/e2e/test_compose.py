@@ -147,7 +147,7 @@ def test_a_document_goes_through_the_services_of_the_file(project: ComposeProjec
 def test_every_service_that_stays_has_a_healthcheck_and_passes_it(project: ComposeProject) -> None:
     staying = [name for name, service in SERVICES.items() if service["restart"] == "unless-stopped"]
     for name in staying:
-        wait_for(lambda name=name: project.is_healthy(name), f"{name} is healthy", 90, poll=1)
+        wait_for(lambda name=name: project.is_healthy(name), f"{name} is healthy", 200, poll=1)
 
 
 def test_the_published_dagster_ui_knows_the_assets(project: ComposeProject) -> None:

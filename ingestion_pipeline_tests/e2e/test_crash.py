@@ -21,6 +21,9 @@ BUSY = (
 )
 
 
+pytestmark = pytest.mark.timeout(600)  # the stack starts twice
+
+
 @pytest.fixture
 def running(own_stack: RunningStack) -> RunningStack:
     """A stack of these tests' own, up."""
