@@ -23,7 +23,7 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster_postgres import PostgresEventLogStorage
-from sqlalchemy import Table, bindparam, func, select
+from sqlalchemy import Table, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 
 
@@ -106,10 +106,9 @@ def _logged(level: int, message: str, run: dg.DagsterRun, step_key: str | None, 
 
 def _write_to_postgres(storage: PostgresEventLogStorage, entries: Sequence[EventLogEntry]) -> None:
     rows = [storage._event_to_row(entry) for entry in entries]
+    storage_ids = _insert_events(storage, rows)
     checks = []
     with storage.index_transaction() as connection:
-        written = connection.execute(_insert(SqlEventLogStorageTable, rows).returning(SqlEventLogStorageTable.c.id))
-        storage_ids = sorted(int(row[0]) for row in written)  # given in the order of the rows
         newest: dict[tuple[str, dg.AssetKey], int] = {}
         for position, entry in enumerate(entries):
             event = entry.get_dagster_event()
@@ -131,6 +130,22 @@ def _write_to_postgres(storage: PostgresEventLogStorage, entries: Sequence[Event
                     index_elements=CHECK_IDENTITY, set_={name: upsert.excluded[name] for name in names}
                 )
             )
+
+
+def _insert_events(storage: PostgresEventLogStorage, rows: Sequence[dict[str, object]]) -> list[int]:
+    """The ids of the rows, in their order.
+
+    Dagster follows events by their ids, so one that becomes visible after a higher one is never seen: while these are
+    written nobody else writes any.
+    """
+    with storage._connect() as connection:
+        transaction = connection.execution_options(isolation_level="READ COMMITTED")
+        with transaction.begin():
+            transaction.execute(text(f"lock table {SqlEventLogStorageTable.name} in share row exclusive mode"))
+            written = transaction.execute(
+                _insert(SqlEventLogStorageTable, rows).returning(SqlEventLogStorageTable.c.id)
+            )
+            return sorted(int(row[0]) for row in written)
 
 
 def _insert(table: Table, rows: Sequence[dict[str, object]]) -> Insert:

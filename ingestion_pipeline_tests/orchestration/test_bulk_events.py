@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 from ingestion_pipeline.dagster_defs.bulk_events import PartitionEvent, PlannedPartition, write_events
 from ingestion_pipeline.local_stack.stack import dagster_environment
 from ingestion_pipeline.settings import PROJECT_ROOT
+from orchestration.pipeline_under_test import wait_for
 
 if TYPE_CHECKING:
     from conftest import DatabaseUrls
@@ -128,3 +130,32 @@ def test_a_planned_partition_is_red_when_the_run_fails(instance: dg.DagsterInsta
     assert status is not None
     assert status[partition] is not None
     assert status[partition].value == "FAILED"
+
+
+def test_no_event_becomes_visible_after_one_of_a_higher_id(
+    instance: dg.DagsterInstance, database_urls: "DatabaseUrls"
+) -> None:
+    job = definitions(in_bulk=True).resolve_job_def("job")
+    with closing(psycopg2.connect(database_urls.owner)) as writer, ThreadPoolExecutor(1) as pool:
+        cursor = writer.cursor()
+        cursor.execute(
+            "insert into dagster.event_logs (run_id, event, timestamp) values ('x', '{}', now()) returning id"
+        )
+        [(earlier,)] = cursor.fetchall()
+        with closing(psycopg2.connect(database_urls.owner)) as watcher:
+            watcher.autocommit = True
+            running = pool.submit(job.execute_in_process, instance=instance)
+            wait_for(lambda: waits_for_a_lock(watcher), "the bulk write to wait for the other writer")
+        writer.commit()
+        assert running.result(timeout=60).success
+        cursor.execute(
+            "select min(id) from dagster.event_logs"
+            " where dagster_event_type = 'ASSET_MATERIALIZATION' and partition is not null"
+        )
+        assert cursor.fetchone()[0] > earlier
+
+
+def waits_for_a_lock(connection: Any) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("select count(*) from pg_locks where not granted and mode = 'ShareRowExclusiveLock'")
+        return bool(cursor.fetchone()[0])
