@@ -136,6 +136,7 @@ def test_counting_the_batches_at_work_reads_claimed_documents_only(crowded: Data
         ("promote_vectors", {}),
         ("promotion_facts", {"model": MODEL}),
         ("discard_vectors_of_other_models", {"model": MODEL}),
+        ("document_spending", {}),
     ],
 )
 def test_a_statement_of_a_run_reads_its_documents_and_no_others(
@@ -149,6 +150,7 @@ def test_a_statement_of_a_run_reads_its_documents_and_no_others(
     ("name", "parameters"),
     [
         ("record_retry", {**CLAIM, **FAILURE}),
+        ("record_postponement", {**CLAIM, **FAILURE, "attempt": 0}),
         ("record_dead_letter", {**CLAIM, **FAILURE, "from_state": "parsed", "to_state": "failed_parse"}),
         ("resubmit", {**CLAIM, **FAILURE}),
         ("record_parse_submitted", {**CLAIM, "parse_job_id": "job", "poll_seconds": 60}),
@@ -207,6 +209,7 @@ def test_a_page_of_the_newest_is_found_without_sorting_the_others(
         ("get_document", {}, "documents_pkey"),
         ("list_events", {"after_event_id": 0, "limit": 50}, "events_by_document"),
         ("newest_events", {"limit": 50}, "events_by_document"),
+        ("usage_of_document", {}, "provider_usage_by_document"),
     ],
 )
 def test_a_question_of_the_api_uses_its_index(
@@ -221,6 +224,26 @@ def test_counting_a_small_owners_documents_reads_no_others(crowded: DatabaseUrls
     plan = plan_of(crowded.api, "count_by_state", {"owner_id": SMALL_OWNER}, owner=SMALL_OWNER)
     assert "upload_jobs_by_owner_state" in plan.indexes
     assert plan.scanned == set()
+
+
+@pytest.mark.parametrize("name", ["usage_by_day", "spent_today_by"])
+def test_what_a_small_owner_spent_is_added_up_from_this_owners_entries(crowded: DatabaseUrls, name: str) -> None:
+    span = {"first": datetime.now(UTC).date() - timedelta(days=1), "last": datetime.now(UTC).date()}
+    plan = plan_of(crowded.api, name, {**span, "owner_id": SMALL_OWNER}, owner=SMALL_OWNER)
+    assert "provider_usage_by_owner" in plan.indexes
+    assert plan.scanned == set()
+
+
+def test_what_was_spent_on_one_day_is_added_up_from_an_index(crowded: DatabaseUrls) -> None:
+    with closing(psycopg2.connect(crowded.owner)) as connection, connection.cursor() as cursor:
+        cursor.execute("update upload_pipeline.provider_usage set at = at - interval '30 days'")
+        cursor.execute("analyze upload_pipeline.provider_usage")
+        cursor.execute("explain (format json) " + queries().spent_today.sql)
+        ((plan,),) = cursor.fetchall()
+        connection.rollback()
+    found = Plan().add(plan[0]["Plan"])
+    assert found.indexes & {"provider_usage_by_time", "provider_usage_by_owner"}
+    assert found.scanned == set()
 
 
 def test_a_search_of_a_small_owner_compares_this_owners_vectors_only(crowded: DatabaseUrls) -> None:
