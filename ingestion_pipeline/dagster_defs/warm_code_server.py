@@ -9,6 +9,7 @@ import os
 from multiprocessing import forkserver
 from typing import Any
 
+import dagster as dg
 from dagster._cli.api import grpc_command
 from dagster._grpc import server
 
@@ -34,8 +35,27 @@ class WarmApiServer(server.DagsterApiServer):
         self._mp_ctx = multiprocessing.get_context("forkserver")  # type: ignore[assignment]  # instead of "spawn"
 
 
+def end_runs_of_the_dead(instance: dg.DagsterInstance) -> list[str]:
+    """Mark as ended what an earlier code server had under way, and return the runs' ids.
+
+    Run processes end with their code server. If it was killed nobody says so: Dagster's default launcher does not look,
+    and such runs would fill the queue for ever. Their documents go back by themselves.
+    """
+    ended = []
+    under_way = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=under_way)):
+        if run.status is dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, "the code server that had this run is gone")
+        else:
+            instance.report_run_failed(run, "the code server that had this run is gone")
+        ended.append(run.run_id)
+    return ended
+
+
 def serve_code(host: str, port: int) -> None:
     """Serve the definitions over gRPC until a signal ends it."""
+    with dg.DagsterInstance.get() as instance:
+        end_runs_of_the_dead(instance)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would be in the process that forks
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()

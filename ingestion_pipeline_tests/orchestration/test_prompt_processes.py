@@ -12,6 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.test_utils import create_run_for_test
 from dagster._daemon import backfill, controller, sensor
 from sqlalchemy import text
 
@@ -80,6 +81,19 @@ def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
             assert fork_server.num_threads() == 1, "a process with threads is not safe to fork"
         finally:
             server.terminate()
+
+
+def test_runs_of_a_code_server_that_is_gone_end_and_leave_the_queue(instance: dg.DagsterInstance) -> None:
+    status = dg.DagsterRunStatus
+    states = [each for each in status if each is not status.QUEUED]  # which wants a code location
+    runs = {each: create_run_for_test(instance, status=each).run_id for each in states}
+    under_way = {status.STARTING, status.STARTED, status.CANCELING}
+    assert set(warm_code_server.end_runs_of_the_dead(instance)) == {runs[each] for each in under_way}
+    now = {each: instance.get_run_by_id(run_id) for each, run_id in runs.items()}
+    for before, run in now.items():
+        assert run is not None
+        expected = {status.STARTING: status.FAILURE, status.STARTED: status.FAILURE, status.CANCELING: status.CANCELED}
+        assert run.status is expected.get(before, before)
 
 
 def test_dagster_is_built_as_the_replacements_assume(monkeypatch: pytest.MonkeyPatch) -> None:
