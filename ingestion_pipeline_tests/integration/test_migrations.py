@@ -178,6 +178,7 @@ def test_databases_of_a_server_with_our_roles_can_be_migrated_at_once(postgres_s
 def test_a_second_process_that_makes_our_tables_first_does_no_harm(empty_database_url: str) -> None:
     outcome: list[object] = []
     with closing(psycopg2.connect(empty_database_url)) as other, other.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(hashtextextended('ingestion_pipeline.migration_tables', 0))")
         cursor.execute(
             "create table public.ingestion_schema_checksums (version text primary key, sha256 text not null)"
         )
@@ -191,7 +192,7 @@ def test_a_second_process_that_makes_our_tables_first_does_no_harm(empty_databas
 
         thread = threading.Thread(target=migrate)
         thread.start()
-        wait_for(lambda: sql(empty_database_url, WAITING) != [(0,)], "the migrator to wait for the other's table")
+        wait_for(lambda: sql(empty_database_url, WAITING) != [(0,)], "the migrator to wait for the other's tables")
         other.commit()
         thread.join()
     assert outcome == [True]

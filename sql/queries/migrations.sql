@@ -3,17 +3,16 @@
 select pg_try_advisory_lock(hashtextextended('ingestion_pipeline.migrations', 0)) as locked;
 
 -- name: create_checksums#
--- What each migration's file was when it was applied. Runs without the lock, and IF NOT EXISTS does not keep two that create
--- the same table at once from failing.
+-- What each migration's file was when it was applied. Runs without the migration lock; a lock of its own, held for a moment,
+-- because IF NOT EXISTS does not keep two that create the same table at once from failing, in any of several ways.
 do $$
 begin
+    perform pg_advisory_xact_lock(hashtextextended('ingestion_pipeline.migration_tables', 0));
     create table if not exists public.ingestion_schema_checksums (
         version text primary key,
         sha256 text not null
     );
     create table if not exists public.ingestion_schema_migrations (version varchar primary key);
-exception
-    when unique_violation or duplicate_table then null; -- by another process, in one transaction: both are there
 end
 $$;
 
