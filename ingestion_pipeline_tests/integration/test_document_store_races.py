@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -15,7 +15,7 @@ from stored_documents import MODEL, WAITING, Walk, job, register, sql, vectors_f
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.queries import queries
-from ingestion_pipeline.domain import Lane, State
+from ingestion_pipeline.domain import State
 
 
 @pytest.fixture
@@ -40,27 +40,6 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(run, calls))
-
-
-def test_eight_claimers_take_a_thousand_documents_each_once(database_urls: DatabaseUrls) -> None:
-    documents = register(database_urls.owner, sizes=[100] * 1000)
-
-    def claim_all() -> list[tuple[str, UUID]]:
-        database = Database(database_urls.worker, application_name="test", max_connections=1)
-        store = PostgresDocumentStore(database, actor="sensor", claim_seconds=60.0)
-        taken = []
-        while batch := store.claim_batch(Lane.SUBMIT, max_documents=17, max_bytes=1200):
-            assert len(batch.document_ids) <= 12  # 1,200 bytes
-            taken += [(batch.claim, document_id) for document_id in batch.document_ids]
-        database.close()
-        return taken
-
-    taken = [pair for each in at_once(*[claim_all] * 8) for pair in each]
-    assert len(taken) == 1000
-    assert {document_id for _, document_id in taken} == set(documents)
-    held = sql(database_urls.owner, "select claimed_by, document_id from upload_pipeline.upload_jobs")
-    assert set(held) == set(taken)
-    assert sql(database_urls.owner, "select sum(document_count) from upload_pipeline.ingestion_batches") == [(1000,)]
 
 
 def test_expired_claims_come_back_to_one_of_many_that_look(owner: str, store: PostgresDocumentStore) -> None:
