@@ -11,7 +11,7 @@ from uuid import UUID
 
 import dagster as dg
 
-from ingestion_pipeline.dagster_defs.bulk_events import write_events
+from ingestion_pipeline.dagster_defs.bulk_events import forget_planned_checks, write_events
 from ingestion_pipeline.dagster_defs.partition_events import partition_events
 from ingestion_pipeline.domain import DEAD_LETTERS, Document, State
 from ingestion_pipeline.pipeline.advance import advance_documents
@@ -98,6 +98,8 @@ def ingest_step(
     """Take the documents of a batch, or of the run's partitions, as far as they go."""
     yield from ()  # Dagster wants a generator where there are several assets; their events are written in bulk
     claim = config.batch_id or context.run.run_id
+    if not config.batch_id:
+        forget_planned_checks(context)
     failed: list[StageReport] = []
     with kept_alive(services.documents, claim, services.limits.claim_seconds):
         documents = _claimed(context, config, services, claim)

@@ -21,6 +21,7 @@ from dagster._core.events import (
 )
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import Table, bindparam, func, select, text
@@ -55,6 +56,19 @@ def write_events(context: dg.AssetExecutionContext, events: Iterable[PartitionEv
     else:
         for entry in entries:
             storage.store_event(entry)
+
+
+def forget_planned_checks(context: dg.AssetExecutionContext) -> None:
+    """Take back that this run will evaluate checks: it evaluates those of the stages that its documents come to.
+
+    Dagster plans all checks of a run that is started in its UI, and shows the last that was planned as the last result.
+    """
+    storage = context.instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        checks = AssetCheckExecutionsTable
+        planned = checks.c.execution_status == AssetCheckExecutionRecordStatus.PLANNED.value
+        with storage.index_transaction() as connection:
+            connection.execute(checks.delete().where(checks.c.run_id == context.run.run_id, planned))
 
 
 def _entry(context: dg.AssetExecutionContext, event: PartitionEvent) -> EventLogEntry:

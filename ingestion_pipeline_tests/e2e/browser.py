@@ -16,6 +16,7 @@ from running_stack import wait_for
 
 INSTALLED = Path(sys.prefix) / "chromium"
 PATIENCE_SECONDS = 60
+ASSETS = 5
 STATUSES = ("Failed", "Materialized", "Materializing", "Missing")
 
 
@@ -27,11 +28,14 @@ class DagsterUi:
         self._address = address
         self._folder = folder
 
-    def look_at_lineage(self, screenshot: str) -> None:
-        """All assets with their counts."""
+    def look_at_lineage(self, screenshot: str) -> list[str]:
+        """All assets with their counts; what it says of the checks of each, as "3 / 3 Passed"."""
         self._page.goto(f"{self._address}/locations/ingestion_pipeline/asset-groups/ingestion")
         expect(self._page.get_by_text(re.compile("% filled")).first).to_be_visible()
+        checks = self._page.get_by_text(re.compile(r"^\d+ / \d+ Passed$"))
+        wait_for(lambda: checks.count() == ASSETS, "the checks of all assets", PATIENCE_SECONDS)
         self._shoot(screenshot)
+        return checks.all_inner_texts()
 
     def look_at_partitions(self, asset: str, screenshot: str) -> dict[str, int]:
         """How many partitions of an asset the UI shows in each status."""
@@ -56,6 +60,10 @@ class DagsterUi:
         self._shoot(screenshot)
         dialog.get_by_role("button", name="Launch backfill").click()
         expect(dialog).to_be_hidden()
+
+    def keep(self, name: str, text: str) -> None:
+        """A file beside the screenshots."""
+        (self._folder / name).write_text(text)
 
     def _shoot(self, name: str) -> None:
         self._page.screenshot(path=self._folder / f"{name}.png")

@@ -171,6 +171,12 @@ class PipelineUnderTest:
                 found.setdefault(UUID(record.partition), record.status.value == "SUCCEEDED")
         return found
 
+    def newest_of_check(self, asset: Asset, check: str) -> str:
+        """What the UI shows of a check beside its asset; empty if there is nothing to show."""
+        key = dg.AssetCheckKey(dg.AssetKey(asset.value), check)
+        record = self.instance.event_log_storage.get_asset_check_summary_records([key])[key].last_check_execution_record
+        return record.status.value if record else ""
+
     def observed(self, asset: Asset, document_id: UUID) -> dict[str, Any]:
         """The metadata of a document's newest observation; empty if there is none."""
         wanted = dg.AssetRecordsFilter(dg.AssetKey(asset.value), asset_partitions=[str(document_id)])

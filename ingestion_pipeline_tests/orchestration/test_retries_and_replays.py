@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ingestion_pipeline.dagster_defs.assets import START_OVER_TAG
+from ingestion_pipeline.dagster_defs.assets import CHECKS, START_OVER_TAG
 from ingestion_pipeline.domain import State
 from ingestion_pipeline.pipeline.report import Asset
 from orchestration.faulty_ports import InterruptedStore
@@ -81,6 +81,18 @@ def test_a_document_that_could_not_be_parsed_is_parsed_anew_on_replay(pipeline: 
     pipeline.finish_parsing()
     assert only(pipeline.process()).success
     assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+
+
+def test_a_run_from_the_ui_leaves_no_check_that_it_planned_and_did_not_come_to(pipeline: PipelineUnderTest) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.mocks.script("llamacloud", "job_failure", operation="run_job", times=1, code="PDF_IS_BROKEN")
+    pipeline.complete()
+    run = pipeline.materialise(document_id, job="__ASSET_JOB")  # of all assets and checks; goes as far as the parser
+    planned = pipeline.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)
+    assert len(planned) == sum(len(checks) for checks in CHECKS.values())
+    shown = [(asset, check) for asset in Asset for check in CHECKS[asset] if pipeline.newest_of_check(asset, check)]
+    assert shown == [(Asset.RAW_UPLOAD, "upload_is_intact")]
+    assert pipeline.newest_of_check(*shown[0]) == "SUCCEEDED"
 
 
 def test_a_run_over_complete_documents_tells_again_and_calls_no_vendor(pipeline: PipelineUnderTest) -> None:
