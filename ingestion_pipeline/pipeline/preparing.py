@@ -8,15 +8,17 @@ from typing import Generic, TypeVar
 from ingestion_pipeline.domain import CheckResult, Document, ParsedText, ParseOutcome, State
 from ingestion_pipeline.errors import IntegrityError, ParseJobLostError
 from ingestion_pipeline.pipeline.failures import require_passed
+from ingestion_pipeline.pipeline.freed_memory import give_back
 from ingestion_pipeline.pipeline.groups import Group
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import ChunkResult, ParseResult
 from ingestion_pipeline.stages import chunk as chunking
 from ingestion_pipeline.stages import normalise as normalising
+from ingestion_pipeline.stages.sliced_chunks import SlicedChunks
 
 PREVIEW_CHARACTERS = 600
-
+LARGE_BYTES = 4_000_000  # a text of more is not kept twice
 
 Result = TypeVar("Result", ParseResult, ChunkResult)
 
@@ -121,11 +123,15 @@ def _fetch(document: Document, services: Services) -> _Done[ParseResult]:
         raise ParseJobLostError("the document has no parse job")
     if document.parse_outcome not in (ParseOutcome.SUCCESS, ParseOutcome.PARTIAL_SUCCESS):
         raise services.parser.failure(services.parser.status(job_id))
-    parsed = normalising.normalise(services.parser.pages(job_id))
-    key = parsed_key(document)
-    services.objects.put(key, parsed.text.encode())
-    stored = ParsedText(services.objects.get(key).decode(), parsed.page_numbers, parsed.page_starts)
-    checks = require_passed(normalising.validate(stored, parsed.sha256))
+    encoded = normalising.normalise_encoded(services.parser.pages(job_id))
+    if len(encoded.data) > LARGE_BYTES:
+        give_back()  # the pages
+    key, recorded = parsed_key(document), encoded.sha256
+    services.objects.put(key, encoded.data)
+    encoded = replace(encoded, data=services.objects.get(key))
+    parsed = encoded.decoded()
+    del encoded  # of a large document a third of what is in memory
+    checks = require_passed(normalising.validate(parsed, recorded))
     bill = services.parser.bill(document.document_id, len(parsed.page_numbers) + len(parsed.failed_pages))
     return _Done(ParseResult(document, key, parsed, bill), checks, round(time.monotonic() - started, 3))
 
@@ -133,7 +139,8 @@ def _fetch(document: Document, services: Services) -> _Done[ParseResult]:
 def _cut(text: ParseResult) -> _Done[ChunkResult]:
     """Raises FailedChecksError."""
     started = time.monotonic()
-    chunks = chunking.chunk(text.document.document_id, text.parsed)
+    found = chunking.iter_chunks(text.document.document_id, text.parsed)
+    chunks = SlicedChunks(text.parsed.text, found) if len(text.parsed.text) > LARGE_BYTES else list(found)
     checks = require_passed(chunking.validate(text.parsed, chunks))
     return _Done(ChunkResult(text.document, chunks), checks, round(time.monotonic() - started, 3))
 
