@@ -342,8 +342,8 @@ class DocumentStore(Protocol):
         ...
 
     def replay(self, document: Document, *, start_over: bool = False) -> State:
-        """From a dead letter or cancelled back to the last state whose writes are durable, or to the start; returns
-        that state."""
+        """From a dead letter or cancelled back to the last state whose writes are durable, or to the start, as also
+        from complete; returns that state."""
         ...
 
     def due_cancellations(self, *, max_documents: int, again_seconds: float) -> list[Cancellation]:

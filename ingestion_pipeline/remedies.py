@@ -100,7 +100,8 @@ REMEDIES: dict[str, str] = {
     # requests
     "not_authenticated": "Send the header `Authorization: Bearer <key>` with the key of INGEST_API_KEY.",
     "not_found": "Look at the id: the document does not exist, or it belongs to another owner.",
-    "not_retryable": "Look at the document's state: what failed, was cancelled or waits for a retry can be retried. "
+    "not_retryable": "Look at the document's state: what failed, was cancelled or waits for a retry can be retried, "
+    "and what is complete can start over. "
     "To start over with a document that is at work, cancel it first.",
     "not_cancellable": "Nothing: the document is complete, and search finds it.",
     "no_such_path": "Look at /openapi.json for the paths that exist.",

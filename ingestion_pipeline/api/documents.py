@@ -150,7 +150,8 @@ def retry_document(
     principal: CurrentPrincipal,
     services: CurrentServices,
     start_over: Annotated[
-        bool, Query(description="From the very beginning, the parser included, instead of the last state that is kept.")
+        bool,
+        Query(description="From the very beginning, the parser included; complete documents too."),
     ] = False,
 ) -> Document:
     """What failed or was cancelled goes on from where its work is kept; what waits for a retry is due at once."""

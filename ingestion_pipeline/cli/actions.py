@@ -20,7 +20,7 @@ RETRYABLE = [state.value for state in State if state is not State.COMPLETE]
 @click.option("--all", "is_all", is_flag=True, help="Every dead letter, instead of the documents named.")
 @click.option("--code", help="With --all: only those whose error has this code.")
 @click.option("--state", type=click.Choice(RETRYABLE), help="With --all: those in this state, instead of dead letters.")
-@click.option("--start-over", is_flag=True, help="From the very beginning, instead of from what is kept.")
+@click.option("--start-over", is_flag=True, help="From the very beginning, not from what is kept; complete ones too.")
 def retry(
     *, document_ids: tuple[UUID, ...], is_all: bool, code: str | None, state: str | None, start_over: bool
 ) -> int:

@@ -56,8 +56,8 @@ CHECKS: dict[Asset, dict[str, str]] = {
 class BatchConfig(dg.Config):
     """Which batch a sensor claimed for this run; without it the run's own partitions are taken.
 
-    `start_over` (or the tag of a run or backfill, START_OVER_TAG: true) has failed documents parsed anew instead of
-    taken up where their work is kept.
+    `start_over` (or the tag of a run or backfill, START_OVER_TAG: true) has documents parsed anew that failed, were
+    cancelled or are complete, instead of taken up where their work is kept.
     """
 
     batch_id: str = ""
@@ -137,10 +137,11 @@ def _claimed(context: dg.AssetExecutionContext, config: BatchConfig, services: S
         context.log.info("batch %s: %d documents are still claimed for it", claim, len(held))
         return services.documents.load(held)
     start_over = config.start_over or context.run.tags.get(START_OVER_TAG) == "true"
+    replayed = DEAD_LETTERS | {State.COMPLETE} if start_over else DEAD_LETTERS
     wanted = [UUID(key) for key in context.partition_keys]
     held = services.documents.claim_documents(wanted, claim)  # first, or a sensor is faster with what is replayed
     for document in services.documents.load(wanted):
-        if document.state is State.CANCELLED or (document.state in DEAD_LETTERS and document.document_id in held):
+        if document.state is State.CANCELLED or (document.state in replayed and document.document_id in held):
             state = services.documents.replay(document, start_over=start_over)
             context.log.info("document %s goes back from %s to %s", document.document_id, document.state, state)
     held = services.documents.claim_documents(wanted, claim)

@@ -151,6 +151,22 @@ def test_starting_over_with_a_cancelled_document_begins_at_the_beginning(upload:
     assert document.post("retry", params={"start_over": True}).json()["state"] == "uploaded"
 
 
+def test_a_complete_document_can_start_over_and_is_served_meanwhile(
+    upload: Upload, database_urls: DatabaseUrls
+) -> None:
+    document, served = upload(), "select count(*) from upload_pipeline.document_vectors"
+    document.walk.to(State.COMPLETE)
+    document.store.release_claim(document.walk.claim)
+    started = document.post("retry", params={"start_over": True})
+    assert (started.status_code, started.json()["state"]) == (202, "uploaded")
+    assert started.json()["completed_at"] is None
+    assert rows(database_urls.owner, served) == [(len(TEXTS),)]
+
+    document.walk.claim = ""
+    assert document.walk.to(State.COMPLETE).parse_round == 2
+    assert rows(database_urls.owner, served) == [(len(TEXTS),)]
+
+
 def test_cancelling_again_changes_nothing(upload: Upload) -> None:
     document = upload()
     first, again = document.post("cancel"), document.post("cancel")
@@ -182,7 +198,8 @@ def test_there_is_nothing_to_retry_where_the_work_goes_on_or_is_done(upload: Upl
     document = upload()
     document.walk.to(state)
     assert document.now()["retry_path"] is None
-    for options in ({}, {"params": {"start_over": True}}):
+    start_over = {"params": {"start_over": True}}
+    for options in ({}, start_over) if state is not State.COMPLETE else ({},):
         refused = document.post("retry", **options)
         assert (refused.status_code, refused.json()["code"]) == (409, "not_retryable")
         assert state in refused.json()["detail"]

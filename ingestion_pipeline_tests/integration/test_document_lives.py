@@ -171,7 +171,7 @@ class DocumentLives(RuleBasedStateMachine):
     @rule(document_id=documents, start_over=st.booleans())
     def retry(self, document_id: UUID, *, start_over: bool) -> None:
         before = self.catalogue.get(OWNER, document_id)
-        is_settled = before.state in DEAD_LETTERS | {State.CANCELLED}
+        is_settled = before.state in DEAD_LETTERS | {State.CANCELLED} or (start_over and before.state is State.COMPLETE)
         if is_settled or (before.is_retryable and not start_over):
             after = self.catalogue.retry(OWNER, document_id, start_over=start_over).state
             assert (after is before.state) is not is_settled

@@ -159,6 +159,22 @@ def test_a_cancelled_document_is_taken_up_again_by_a_run_of_its_partition(pipeli
     assert set(pipeline.colours(document_id).values()) == ALL_GREEN
 
 
+def test_a_run_that_is_tagged_to_start_over_parses_complete_documents_anew_and_buys_no_vector_twice(
+    pipeline: PipelineUnderTest,
+) -> None:
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.complete()
+    bought = pipeline.texts_embedded()
+    assert pipeline.materialise(document_id, tags={START_OVER_TAG: "true"}).success
+    assert pipeline.document(document_id).state is State.PARSE_QUEUED
+    pipeline.finish_parsing()
+    assert only(pipeline.process()).success
+    assert (pipeline.document(document_id).state, pipeline.document(document_id).parse_round) == (State.COMPLETE, 2)
+    assert pipeline.calls("llamacloud", "create_parse_job") == 2
+    assert pipeline.texts_embedded() == bought
+    assert set(pipeline.colours(document_id).values()) == ALL_GREEN
+
+
 def test_a_run_that_is_tagged_to_start_over_parses_a_failed_document_anew(pipeline: PipelineUnderTest) -> None:
     pipeline.mocks.script("openai", "status", match="refused", times=3, status=400)  # together, then each alone
     kept, anew = pipeline.upload(document_text("refused, kept")), pipeline.upload(document_text("refused, anew"))
