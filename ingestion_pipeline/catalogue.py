@@ -135,6 +135,10 @@ class Catalogue(Protocol):
         """Raises NotFoundError if this owner has no such document."""
         ...
 
+    def find(self, owner_id: UUID, document_ids: Sequence[UUID]) -> list[DocumentRecord]:
+        """Those of the documents that this owner has, in no order."""
+        ...
+
     def list_documents(
         self, owner_id: UUID, *, selection: Selection, after: Position | None, limit: int
     ) -> list[DocumentRecord]:

@@ -4,16 +4,25 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
 from ingestion_pipeline.api import cursors, uploads
 from ingestion_pipeline.api.authentication import CurrentPrincipal
 from ingestion_pipeline.api.correlation import correlation_id_of
 from ingestion_pipeline.api.multipart import FRAMING_BYTES, FileForm, body_blocks
 from ingestion_pipeline.api.openapi import problems
-from ingestion_pipeline.api.schemas import Document, DocumentPage, DocumentWithHistory, Event, EventPage, Summary
+from ingestion_pipeline.api.schemas import (
+    Document,
+    DocumentPage,
+    DocumentWithHistory,
+    Event,
+    EventPage,
+    KnownDocuments,
+    Summary,
+)
 from ingestion_pipeline.api.services import CurrentServices
 from ingestion_pipeline.catalogue import Position, Selection
-from ingestion_pipeline.domain import State
+from ingestion_pipeline.domain import State, document_id_for
 from ingestion_pipeline.errors import TooLargeError
 from ingestion_pipeline.stages import file_types
 
@@ -105,6 +114,21 @@ def list_documents(
         documents=[Document.of(record) for record in page],
         next_cursor=cursors.encode(Position(last.created_at, last.document_id)) if last else None,
     )
+
+
+@router.get("/documents/lookup", summary="Ask which files are there already", responses=problems(401, 422, 503))
+def look_documents_up(
+    principal: CurrentPrincipal,
+    services: CurrentServices,
+    sha256: Annotated[
+        list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]],
+        Query(max_length=100, description="Of a file's bytes, in hexadecimal; give it several times."),
+    ],
+) -> KnownDocuments:
+    """The owner's documents of these contents. A client that asks first sends only what is new."""
+    wanted = {document_id_for(principal.owner_id, bytes.fromhex(content)) for content in sha256}
+    found = services.catalogue.find(principal.owner_id, list(wanted))
+    return KnownDocuments(documents=[Document.of(record) for record in found])
 
 
 @router.get("/documents/summary", summary="Count documents by state", responses=problems(401, 503))

@@ -117,6 +117,12 @@ class DocumentPage(_Schema):
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last one.")
 
 
+class KnownDocuments(_Schema):
+    """Documents that are there already."""
+
+    documents: list[Document]
+
+
 class EventPage(_Schema):
     """A part of a document's history, the oldest first."""
 

@@ -80,6 +80,11 @@ class ApiClient:
             response = self._send("POST", "/documents", data=monitor, headers={"Content-Type": monitor.content_type})
         return Accepted(response.json(), is_new=response.status_code == requests.codes.created)
 
+    def known(self, sha256: Sequence[str]) -> dict[str, Record]:
+        """The documents of those contents, by SHA-256 in hexadecimal, that are there already; at most 100."""
+        found = self._get_part("/documents/lookup", "documents", sha256=list(sha256)) if sha256 else []
+        return {document["sha256"]: document for document in found}
+
     def document(self, document_id: str) -> Record:
         """One document: state, progress, last error, the newest entries of its history. Raises NotFoundError."""
         return self._get(f"/documents/{quote(document_id, safe='')}")
@@ -143,7 +148,7 @@ class ApiClient:
             raise self._foreign()
         return answer
 
-    def _get_part(self, path: str, part: str, **parameters: str | int | None) -> Any:
+    def _get_part(self, path: str, part: str, **parameters: str | int | list[str] | None) -> Any:
         answer = self._get(path, **parameters)
         if part not in answer:
             raise self._foreign()

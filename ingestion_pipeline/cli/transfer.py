@@ -1,8 +1,10 @@
 """Uploading many files at once and following each until it is settled, without any output of its own."""
 
+import contextlib
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +19,7 @@ from ingestion_pipeline.errors import IngestionError
 FIRST_POLL_SECONDS = 0.3
 LONGEST_POLL_SECONDS = 3.0
 POLLED_AT_ONCE = 100
+LOOKED_UP_AT_ONCE = 100
 
 # What a file's row says besides the states of a document.
 WAITING = "waiting"
@@ -104,13 +107,15 @@ class Transfer:
         self._stopped = threading.Event()
         self._done: SimpleQueue[tuple[int, Future[Accepted]]] = SimpleQueue()
         self._began: dict[int, float] = {}
+        self._unsent = 0
         self._last_polled = -1
 
     def run(self) -> None:
-        """Upload everything. Files that fail become rows with a reason; nothing is raised for them."""
+        """Upload what is not there yet. Files that fail become rows with a reason; nothing is raised for them."""
         executor = ThreadPoolExecutor(self._concurrency, thread_name_prefix="upload")
         try:
-            for index in range(len(self.rows)):
+            for index in self._new():
+                self._unsent += 1
                 executor.submit(self._upload, index).add_done_callback(partial(self._note_done, index))
             self._follow()
         finally:
@@ -119,13 +124,12 @@ class Transfer:
 
     def _follow(self) -> None:
         began = time.monotonic()
-        unsent = len(self.rows)
         pause = FIRST_POLL_SECONDS
         next_poll = began + pause
-        while unsent or self._unsettled():
+        while self._unsent or self._unsettled():
             try:
                 self._take(*self._done.get(timeout=max(0.0, next_poll - time.monotonic())))
-                unsent -= 1
+                self._unsent -= 1
             except Empty:
                 try:
                     has_changed = self._poll()
@@ -137,6 +141,22 @@ class Transfer:
             if self._timeout_seconds is not None and time.monotonic() - began > self._timeout_seconds:
                 self._give_up(f"Given up after {self._timeout_seconds:g} s; what was sent goes on.")
                 return
+
+    def _new(self) -> Iterator[int]:
+        """The files that the API does not have; the others get their documents, without being sent."""
+        for start in range(0, len(self.rows), LOOKED_UP_AT_ONCE):
+            indices = range(start, min(start + LOOKED_UP_AT_ONCE, len(self.rows)))
+            hashes = {index: _sha256(self.rows[index].path) for index in indices}
+            known: dict[str, Record] = {}
+            with contextlib.suppress(IngestionError):  # then the uploads say what is wrong
+                known = self._client.known(sorted(filter(None, hashes.values())))
+            for index, sha256 in hashes.items():
+                if sha256 in known:
+                    self._began[index] = time.monotonic()
+                    self._on_bytes(index, self.rows[index].size_bytes)
+                    self._accept(index, Accepted(known[sha256], is_new=False))
+                else:
+                    yield index
 
     def _upload(self, index: int) -> Accepted:
         self._began[index] = time.monotonic()
@@ -172,8 +192,13 @@ class Transfer:
         except OSError as error:
             row.state, row.code, row.reason = NOT_SENT, "unreadable", f"The file can't be read: {error.strerror}."
         else:
-            row.is_new = accepted.is_new
-            row.show(accepted.document)
+            self._accept(index, accepted)
+            return
+        self._report(index)
+
+    def _accept(self, index: int, accepted: Accepted) -> None:
+        self.rows[index].is_new = accepted.is_new
+        self.rows[index].show(accepted.document)
         self._report(index)
 
     def _unsettled(self) -> list[int]:
@@ -207,6 +232,15 @@ class Transfer:
         row = self.rows[index]
         row.seconds = round(time.monotonic() - self._began.get(index, time.monotonic()), 1)
         self._on_change(row)
+
+
+def _sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal; empty if it can't be read, as its upload will say."""
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def size_of(path: Path) -> int:

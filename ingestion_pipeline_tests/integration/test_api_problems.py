@@ -115,6 +115,7 @@ def test_the_description_is_valid_and_complete(api: RunningApi) -> None:
     assert {(path, method) for path, method, _ in operations} == {
         ("/documents", "post"),
         ("/documents", "get"),
+        ("/documents/lookup", "get"),
         ("/documents/summary", "get"),
         ("/documents/{document_id}", "get"),
         ("/documents/{document_id}/events", "get"),
@@ -155,6 +156,7 @@ def test_the_description_is_valid_and_complete(api: RunningApi) -> None:
     [
         ("/documents", "post", {200, 201, 400, 401, 408, 413, 415, 422, 500, 503}),
         ("/documents", "get", {200, 401, 422, 500, 503}),
+        ("/documents/lookup", "get", {200, 401, 422, 500, 503}),
         ("/documents/summary", "get", {200, 401, 500, 503}),
         ("/documents/{document_id}", "get", {200, 401, 404, 422, 500, 503}),
         ("/documents/{document_id}/events", "get", {200, 401, 404, 422, 500, 503}),

@@ -55,6 +55,16 @@ def test_the_same_bytes_again_are_the_same_document_and_leave_no_second_object(a
     assert len(api.objects()) == 1
 
 
+def test_files_that_are_there_already_are_looked_up_by_their_content(api: RunningApi) -> None:
+    mine = api.upload(TEXT).json()
+    api.upload(b"# theirs", key=OTHER_KEY)
+    contents = [hashlib.sha256(data).hexdigest() for data in (TEXT, b"# theirs", b"# nobody's")]
+
+    assert api.get("/documents/lookup", params={"sha256": contents}) == {"documents": [mine]}
+    for refused in ([], ["short"], contents[:1] * 101):
+        assert api.request("GET", "/documents/lookup", params={"sha256": refused}).status_code == 422
+
+
 def test_the_same_bytes_of_two_owners_are_two_documents(api: RunningApi) -> None:
     mine, theirs = api.upload(TEXT), api.upload(TEXT, key=OTHER_KEY)
 

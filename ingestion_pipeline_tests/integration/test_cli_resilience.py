@@ -1,5 +1,6 @@
 """The command line against an API that is away, busy, foreign or only pretended: real HTTP, scripted answers."""
 
+import hashlib
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from command_line import run_ingest, start_ingest
@@ -153,8 +155,30 @@ def test_a_busy_api_is_asked_again_after_the_seconds_that_it_names(tmp_path: Pat
     api.answer = answer
     done = run_ingest("upload", "--no-wait", "--json", file_in(tmp_path), settings=api.settings, directory=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [method for method, _ in api.asked] == ["GET", "POST", "POST", "POST"]
+    assert [method for method, _ in api.asked] == ["GET", "GET", "POST", "POST", "POST"]
     assert json.loads(done.stdout)[0]["state"] == "uploaded"
+
+
+def test_only_what_the_api_does_not_have_is_sent(tmp_path: Path, api: ScriptedApi) -> None:
+    known, new = file_in(tmp_path, "known.txt"), tmp_path / "new.txt"
+    new.write_text("new")
+    sha256 = hashlib.sha256(known.read_bytes()).hexdigest()
+    there = document(DOCUMENT_ID, "known.txt", "complete") | {"sha256": sha256}
+
+    def answer(method: str, path: str, body: bytes) -> tuple[int, dict[str, str], Any]:
+        if method == "POST":
+            assert b'filename="new.txt"' in body
+            return 201, {}, document(str(uuid4()), "new.txt", "uploaded")
+        return 200, {}, {"states": {}, "documents": [there] if sha256 in path else []}
+
+    api.answer = answer
+    done = run_ingest("upload", "--no-wait", "--json", known, new, settings=api.settings, directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [method for method, _ in api.asked].count("POST") == 1
+    assert [(row["state"], row["is_new"]) for row in json.loads(done.stdout)] == [
+        ("complete", False),
+        ("uploaded", True),
+    ]
 
 
 def test_an_api_that_stays_busy_is_given_up_after_six_attempts(tmp_path: Path, api: ScriptedApi) -> None:

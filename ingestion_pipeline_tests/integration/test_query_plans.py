@@ -206,7 +206,7 @@ def test_a_page_of_the_newest_is_found_without_sorting_the_others(
 @pytest.mark.parametrize(
     ("name", "parameters", "index"),
     [
-        ("get_document", {}, "documents_pkey"),
+        ("get_documents", {}, "documents_pkey"),
         ("list_events", {"after_event_id": 0, "limit": 50}, "events_by_document"),
         ("newest_events", {"limit": 50}, "events_by_document"),
         ("usage_of_document", {}, "provider_usage_by_document"),
@@ -215,7 +215,7 @@ def test_a_page_of_the_newest_is_found_without_sorting_the_others(
 def test_a_question_of_the_api_uses_its_index(
     crowded: DatabaseUrls, batch: list[UUID], name: str, parameters: dict[str, Any], index: str
 ) -> None:
-    plan = plan_of(crowded.api, name, {**parameters, "document_id": batch[0]})
+    plan = plan_of(crowded.api, name, {**parameters, "document_id": batch[0], "document_ids": batch[:100]})
     assert index in plan.indexes
     assert plan.scanned & BIG == set()
 

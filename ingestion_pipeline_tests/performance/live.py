@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from ingestion_pipeline.cli.client import ApiClient
+from ingestion_pipeline.cli.transfer import Transfer
 from ingestion_pipeline.local_stack.ports import usable_port
 from ingestion_pipeline.local_stack.postgres_processes import find_postmaster
 from ingestion_pipeline_tests.performance.processes import cpu_seconds
@@ -62,6 +64,20 @@ class Live:
 
         with ThreadPoolExecutor(UPLOADS_AT_ONCE) as threads:
             list(threads.map(upload, files))
+
+    def upload_by_client(self, files: Sequence[Path]) -> int:
+        """What `ingest upload` does with files; returns how many were there already."""
+        transfer = Transfer(
+            ApiClient(f"http://{self.address}", self.key),
+            files,
+            concurrency=UPLOADS_AT_ONCE,
+            until_settled=True,
+            timeout_seconds=None,
+            on_bytes=lambda index, sent: None,
+            on_change=lambda row: None,
+        )
+        transfer.run()
+        return sum(row.is_complete and row.is_new is False for row in transfer.rows)
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.address, timeout=60)

@@ -13,8 +13,8 @@ returning document_id;
 insert into upload_pipeline.upload_jobs (document_id, owner_id, correlation_id)
 values (:document_id, :owner_id, :correlation_id);
 
--- name: get_document^
--- One document with its job and its progress in numbers.
+-- name: get_documents
+-- Documents with their jobs and their progress in numbers; each by its id, for PostgreSQL would look through all of an owner.
 select
     d.document_id, d.filename, d.content_type, d.size_bytes, d.sha256, d.created_at, d.completed_at,
     d.page_count, d.failed_pages, d.chunk_count, d.token_count, d.embedding_model,
@@ -30,9 +30,14 @@ select
         )::integer
         else 0
     end as chunks_embedded
-from upload_pipeline.documents as d
-inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
-where d.document_id = :document_id;
+from unnest(:document_ids::uuid[]) as w (document_id)
+cross join lateral (
+    select *
+    from upload_pipeline.documents as o
+    where o.document_id = w.document_id
+    limit 1
+) as d
+inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id;
 
 -- name: list_documents
 -- A page of documents, newest first; the page after the row (before_at, before_id). Which ones they are is found first, by the

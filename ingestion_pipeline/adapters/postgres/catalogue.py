@@ -84,6 +84,10 @@ class PostgresCatalogue:
         with self._transaction(owner_id) as connection:
             return self._get(connection, document_id)
 
+    def find(self, owner_id: UUID, document_ids: Sequence[UUID]) -> list[DocumentRecord]:
+        with self._transaction(owner_id) as connection:
+            return [_document(row) for row in self._queries.get_documents(connection, document_ids=list(document_ids))]
+
     def list_documents(
         self, owner_id: UUID, *, selection: Selection, after: Position | None, limit: int
     ) -> list[DocumentRecord]:
@@ -185,10 +189,9 @@ class PostgresCatalogue:
             yield connection
 
     def _get(self, connection: Connection, document_id: UUID) -> DocumentRecord:
-        row = self._queries.get_document(connection, document_id=document_id)
-        if row is None:
-            raise NotFoundError(f"There is no document {document_id}.")
-        return _document(row)
+        for row in self._queries.get_documents(connection, document_ids=[document_id]):
+            return _document(row)
+        raise NotFoundError(f"There is no document {document_id}.")
 
 
 def _document(row: dict[str, Any]) -> DocumentRecord:
