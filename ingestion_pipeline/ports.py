@@ -252,7 +252,7 @@ class DocumentStore(Protocol):
         ...
 
     def release_claim(self, claim: str, document_ids: Sequence[UUID] | None = None) -> None:
-        """Give documents back (None: all that the claim holds)."""
+        """Give documents back (None: all that the claim holds; of the settled ones Dagster is told by another run)."""
         ...
 
     def release_expired_claims(self) -> list[tuple[UUID, State]]:

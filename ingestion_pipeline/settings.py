@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     breaker_open_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="seconds of such a pause; each further one in a row is twice as long, up to ten times",
+        description="seconds of such a pause; further ones in a row are twice as long",
     )
     parse_requests_per_minute: float | None = Field(
         default=None, gt=0, description="most parse jobs created a minute by all processes (LlamaCloud's free plan: 20)"
@@ -202,7 +202,7 @@ class Settings(BaseSettings):
         "document becomes a dead letter",
     )
     claim_seconds: float = Field(
-        default=60.0, ge=5, description="seconds after which a silent worker loses its documents"
+        default=45.0, ge=5, description="seconds after which a silent worker loses its documents"
     )
 
     def require(self, *names: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import dagster as dg
 
 from ingestion_pipeline.dagster_defs.assets import DOCUMENTS, ingest_step
+from ingestion_pipeline.dagster_defs.interruption import is_ending
 from ingestion_pipeline.dagster_defs.jobs import process_job, submit_job
 from ingestion_pipeline.domain import Lane, VendorHealth
 from ingestion_pipeline.errors import DatabaseUnavailableError
@@ -81,6 +82,8 @@ def _claim_batches(
 
 def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, requests: list[dg.RunRequest]) -> None:
     for _ in range(MAX_ACTIVE_BATCHES - services.documents.active_batches(lane)):
+        if is_ending():
+            break
         batch = services.documents.claim_batch(
             lane, max_documents=services.limits.batch_documents, max_bytes=services.limits.batch_bytes
         )

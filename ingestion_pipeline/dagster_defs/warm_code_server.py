@@ -13,6 +13,8 @@ import dagster as dg
 from dagster._cli.api import grpc_command
 from dagster._grpc import server
 
+from ingestion_pipeline.dagster_defs.interruption import ignoring_sigterm, stop_runs_with_this_process
+
 DEFINITIONS = "ingestion_pipeline.definitions"
 # What a run imports sooner or later. Nothing here may start a thread: the process forks.
 PRELOADED = [
@@ -53,11 +55,13 @@ def end_runs_of_the_dead(instance: dg.DagsterInstance) -> list[str]:
 
 
 def serve_code(host: str, port: int) -> None:
-    """Serve the definitions over gRPC until a signal ends it."""
+    """Serve the definitions over gRPC until a signal ends it; runs that are at work then end before it."""
     with dg.DagsterInstance.get() as instance:
         end_runs_of_the_dead(instance)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would be in the process that forks
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    with ignoring_sigterm():  # it ends with this process, which waits for its runs
+        forkserver.ensure_running()
+    stop_runs_with_this_process()
     server.DagsterApiServer = WarmApiServer  # type: ignore[misc]  # the command below looks it up there
     grpc_command.main(["--module-name", DEFINITIONS, "--host", host, "--port", str(port)], standalone_mode=False)

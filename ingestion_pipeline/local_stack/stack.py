@@ -191,6 +191,7 @@ class LocalStack:
                 environment={**worker, **self._environment, **environment},
                 ready=f"tcp://{LOOPBACK}:{code_server}",
                 after=before,
+                stop_timeout=25.0,  # runs come to the end of what they do just now
                 working_directory=PROJECT_ROOT,
             ),
             Service(

@@ -1,5 +1,6 @@
 """What a run does with the documents it holds: those before the parser are submitted, those behind it are processed."""
 
+import threading
 from collections.abc import Iterator, Sequence
 
 from ingestion_pipeline.domain import SETTLED, Document, State
@@ -11,11 +12,14 @@ from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.pipeline.submit import submit_documents
 
 
-def advance_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
+def advance_documents(
+    documents: Sequence[Document], claim: str, services: Services, stopping: threading.Event | None = None
+) -> Iterator[StageReport]:
     """Take each document as far as it goes; a document's reports come in the order of its flow.
 
     A document whose runs died as often as it may be tried is not touched again: it may be what kills them.
     """
+    stopping = stopping or threading.Event()
     before: list[Document] = []
     behind: list[Document] = []
     for document in documents:
@@ -26,5 +30,5 @@ def advance_documents(documents: Sequence[Document], claim: str, services: Servi
             before.append(document)
         else:
             behind.append(document)
-    yield from submit_documents(before, claim, services)
-    yield from process_documents(behind, claim, services)
+    yield from submit_documents(before, claim, services, stopping)
+    yield from process_documents(behind, claim, services, stopping)

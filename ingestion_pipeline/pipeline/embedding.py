@@ -122,6 +122,7 @@ def _request_all(group: Group, missing: Sequence[PendingText], spending: _Spendi
     def request(batch: Sequence[PendingText]) -> None:
         documents = {text.document_id for text in batch}
         try:
+            group.crew.go_on()
             _request(group, batch, same_content, spending)
         except RequestRejectedError as error:
             if len(documents) == 1:

@@ -5,13 +5,14 @@ alone. Memory is that of the groups in flight, whatever the size of the batch.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 from ingestion_pipeline.domain import Document
+from ingestion_pipeline.errors import ClaimLostError
 from ingestion_pipeline.pipeline.failures import settle
 from ingestion_pipeline.pipeline.report import Asset, StageReport
 from ingestion_pipeline.pipeline.services import Services
@@ -19,6 +20,8 @@ from ingestion_pipeline.pipeline.services import Services
 GROUP_DOCUMENTS = 64
 GROUP_BYTES = 2 << 20
 GROUPS_IN_FLIGHT = 3
+LOOK_SECONDS = 0.2
+STOP_SECONDS = 5.0  # for answers that are under way when a run is told to stop
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -63,7 +66,13 @@ class Crew:
     claim: str
     services: Services
     helpers: ThreadPoolExecutor
+    stopping: threading.Event
     purchases: Purchases = field(default_factory=Purchases)
+
+    def go_on(self) -> None:
+        """Raises ClaimLostError if the run is told to stop: what is not begun goes back."""
+        if self.stopping.is_set():
+            raise ClaimLostError("the run was told to stop: its documents go back")
 
 
 @dataclass(slots=True)
@@ -85,7 +94,12 @@ class Group:
         self, work: Callable[[Item], Made], items: Sequence[Item], document_of: Callable[[Item], Document], asset: Asset
     ) -> list[Made]:
         """What `work` makes of each item, in order, waiting for several at once; an error settles its document."""
-        futures = [(item, self.crew.helpers.submit(work, item)) for item in items]
+
+        def begin(item: Item) -> Made:
+            self.crew.go_on()
+            return work(item)
+
+        futures = [(item, self.crew.helpers.submit(begin, item)) for item in items]
         made = []
         for item, future in futures:
             try:
@@ -105,6 +119,7 @@ class Group:
         if not items:
             return []
         try:
+            self.crew.go_on()
             write(items)
             return list(items)
         except Exception as error:  # noqa: BLE001 - as above
@@ -115,19 +130,27 @@ class Group:
 
 
 def in_groups(
-    documents: Sequence[Document], work: Callable[[list[Document]], list[StageReport]]
+    documents: Sequence[Document], work: Callable[[list[Document]], list[StageReport]], stopping: threading.Event
 ) -> Iterator[StageReport]:
-    """Do `work` for group after group, several at a time; reports come as groups are done."""
-    with ThreadPoolExecutor(GROUPS_IN_FLIGHT, thread_name_prefix="group") as pool:
-        running: deque[Future[list[StageReport]]] = deque()
-        for group in _cut(documents):
-            if len(running) == GROUPS_IN_FLIGHT:
-                done = next(as_completed(running))
-                running.remove(done)
-                yield from done.result()
-            running.append(pool.submit(work, group))
-        for done in as_completed(running):
-            yield from done.result()
+    """Do `work` for group after group, several at a time; reports come as groups are done.
+
+    Once `stopping` is set no group is begun, and those at work have STOP_SECONDS to end what they do just now.
+    """
+    pool = ThreadPoolExecutor(GROUPS_IN_FLIGHT, thread_name_prefix="group")
+    groups = _cut(documents)
+    running: set[Future[list[StageReport]]] = set()
+    try:
+        while not stopping.is_set():
+            running |= {pool.submit(work, group) for group in islice(groups, GROUPS_IN_FLIGHT - len(running))}
+            if not running:
+                return
+            done, running = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
+            for group_done in done:
+                yield from group_done.result()
+        for group_done in wait(running, STOP_SECONDS).done:
+            yield from group_done.result()
+    finally:
+        pool.shutdown(wait=not stopping.is_set())
 
 
 def _cut(documents: Sequence[Document]) -> Iterator[list[Document]]:

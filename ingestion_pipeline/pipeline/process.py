@@ -3,6 +3,7 @@
 Each document has its own fate: an error settles that document alone.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,14 +39,20 @@ DURABLE: dict[State, tuple[Asset, ...]] = {
 }
 
 
-def process_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
+def process_documents(
+    documents: Sequence[Document], claim: str, services: Services, stopping: threading.Event
+) -> Iterator[StageReport]:
     """Take each document as far as it goes; a document's reports come in the order of its flow."""
     for document in documents:
         yield from _durable(document)
     unsettled = [document for document in documents if document.state in STAGES]
-    with ThreadPoolExecutor(services.limits.concurrency, thread_name_prefix="vendor") as helpers:
-        crew = Crew(claim, services, helpers)
-        yield from in_groups(unsettled, lambda group: _process(group, crew))
+    helpers = ThreadPoolExecutor(services.limits.concurrency, thread_name_prefix="vendor")
+    crew = Crew(claim, services, helpers, stopping)
+    try:
+        yield from in_groups(unsettled, lambda group: _process(group, crew), stopping)
+    finally:
+        if not stopping.is_set():  # who is told to stop does not wait for a slow vendor
+            helpers.shutdown()
 
 
 def _process(documents: Sequence[Document], crew: Crew) -> list[StageReport]:

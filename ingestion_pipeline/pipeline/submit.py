@@ -1,5 +1,6 @@
 """raw_upload: verify what was uploaded against its row and hand it to the parser."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,10 +14,24 @@ from ingestion_pipeline.ports import ParseRequest
 from ingestion_pipeline.stages.verify import UploadVerifier, expect
 
 
-def submit_documents(documents: Sequence[Document], claim: str, services: Services) -> Iterator[StageReport]:
-    """Submit each document; one report each, as they are done."""
+def submit_documents(
+    documents: Sequence[Document], claim: str, services: Services, stopping: threading.Event
+) -> Iterator[StageReport]:
+    """Submit each document; one report each, as they are done.
+
+    Once `stopping` is set what is not begun goes back at once. The others are waited for, lest a job that is made and
+    not written down is made again; if the process is killed, their claims expire, and the next try looks for the job.
+    """
     with ThreadPoolExecutor(services.limits.concurrency, thread_name_prefix="submit") as pool:
-        futures = [pool.submit(_submit, document, claim, services) for document in documents]
+
+        def submit(document: Document) -> StageReport:
+            if stopping.is_set():
+                services.documents.release_claim(claim, [document.document_id])
+                note: Metadata = {"note": "the run was told to stop before it came to this document"}
+                return StageReport(document.document_id, Asset.RAW_UPLOAD, Verdict.WAITING, note)
+            return _submit(document, claim, services)
+
+        futures = [pool.submit(submit, document) for document in documents]
         for future in as_completed(futures):
             yield future.result()
 

@@ -87,6 +87,19 @@ def test_after_kill_9_of_every_process_nothing_is_lost_or_done_twice(running: Ru
     assert stack.calls("openai")["inputs"] == chunks - before["vectors"], "what was stored is not paid for again"
 
 
+def test_runs_of_a_code_server_that_is_told_to_stop_give_back_what_they_have(running: RunningStack) -> None:
+    running.script_fault("openai", {"match": "the book slow", "fault": {"kind": "latency", "seconds": 60}})
+    document_id = upload_book(running, "slow answer")
+    wait_for(lambda: running.calls("openai")["in_flight"] > 0, "an embedding request is in flight", 90)
+    [code_server] = [each for each in running.processes() if each.cmdline()[-6:-4] == ["serve", "code"]]
+    code_server.terminate()  # alone, as in a container: it has to tell its runs
+    job = "select claimed_by, attempt, last_error_code from upload_pipeline.upload_jobs where document_id = %s"
+    [given_back] = wait_for(
+        lambda: [row for row in running.rows(job, document_id) if not row["claimed_by"]], "it is given back", 30
+    )
+    assert (given_back["attempt"], given_back["last_error_code"]) == (0, None), "before its claim expired"
+
+
 def test_sigterm_ends_every_process(running: RunningStack) -> None:
     started = running.processes()
     assert len(started) > 8

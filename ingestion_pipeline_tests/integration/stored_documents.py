@@ -180,6 +180,10 @@ class Walk:
         self.claim = self.claim or f"claim-{uuid4()}"
         assert self.store.claim_documents([self.document_id], self.claim) == [self.document_id]
 
+    def give_back(self) -> None:
+        """As a run does that has told Dagster of the document's end."""
+        self.store.release_claim(self.claim, [self.document_id])
+
     def submit(self) -> None:
         self.take()
         self.store.parse_submitted(self.document(), self.claim, f"job-{self.document_id}", 60.0)

@@ -91,7 +91,7 @@ def test_a_dead_letter_goes_back_to_its_last_durable_state_or_to_the_beginning(
 ) -> None:
     document = upload()
     document.walk.to(state)
-    document.store.release_claim(document.walk.claim)
+    document.walk.give_back()
     target = State.UPLOADED if start_over else GOES_ON_FROM[state]
 
     response = document.post("retry", params={"start_over": start_over})
@@ -125,7 +125,7 @@ def test_work_in_every_state_can_be_cancelled_and_goes_on_from_what_was_durable(
 def test_a_retried_document_can_go_the_whole_way(upload: Upload) -> None:
     document = upload()
     document.walk.to(State.FAILED_EMBEDDING)
-    document.store.release_claim(document.walk.claim)
+    document.walk.give_back()
     document.post("retry", params={"start_over": True})
     before = document.now()["progress"]
     assert (before["pages"], before["chunks_total"], before["tokens"]) == (None, None, None)
@@ -140,7 +140,7 @@ def test_a_claim_stays_with_the_run_that_has_yet_to_tell_of_the_failure(upload: 
     document.walk.to(State.FAILED_EMBEDDING)
     assert document.post("retry").status_code == 202
     assert document.lane() is None
-    document.store.release_claim(document.walk.claim)
+    document.walk.give_back()
     assert document.lane() is Lane.PROCESS
 
 
@@ -235,7 +235,7 @@ def test_documents_of_others_and_of_nobody_are_a_404(upload: Upload, api: Runnin
 def test_the_same_bytes_again_tell_how_to_retry_what_failed(upload: Upload, api: RunningApi) -> None:
     document = upload()
     document.walk.to(State.FAILED_PARSE)
-    document.store.release_claim(document.walk.claim)
+    document.walk.give_back()
     again = api.upload(document.content)
     assert (again.status_code, again.json()["state"]) == (200, "failed_parse")
     assert again.json()["last_error"]["code"] == BAD_FILE.code

@@ -260,3 +260,16 @@ def test_a_step_from_a_state_that_is_over_is_refused(owner: str, store: Postgres
         with pytest.raises(ClaimLostError):
             late()
     assert everything(owner, document_id) == before
+
+
+def test_what_is_settled_when_a_run_gives_everything_back_is_for_another_run_to_tell(
+    owner: str, store: PostgresDocumentStore
+) -> None:
+    settled, at_work = register(owner, sizes=[1, 1])
+    walk = Walk(store, settled)
+    walk.to(State.COMPLETE)
+    store.claim_documents([at_work], walk.claim)
+    store.release_claim(walk.claim)
+    assert job(owner, at_work)["claimed_by"] is None
+    assert store.release_expired_claims() == [(settled, State.COMPLETE)]
+    assert job(owner, settled)["claimed_by"] is None

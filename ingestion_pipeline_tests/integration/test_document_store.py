@@ -80,7 +80,7 @@ def test_a_document_lives_from_upload_to_search(database_urls: DatabaseUrls, sto
     (document,) = store.load([document_id])
     assert (document.state, document.chunk_count, document.last_error_code) == (State.COMPLETE, 3, None)
     assert job(database_urls.owner, document_id)["claimed_by"] == claim  # until Dagster has been told
-    store.release_claim(claim)
+    store.release_claim(claim, [document_id])
     assert store.claim_batch(Lane.PROCESS, max_documents=1, max_bytes=PLENTY) is None
     summary = (
         "select completed_at is not null, embedding_model, octet_length(content_sha256) from upload_pipeline.documents"
@@ -149,7 +149,7 @@ def test_a_dead_letter_keeps_its_reason_until_it_is_replayed(
     row = job(owner, document_id)
     assert (row["state"], row["lane"], row["attempt"], row["claimed_by"]) == (dead_letter, None, 1, walk.claim)
     assert (row["last_error_code"], row["last_error_message"]) == (BAD_FILE.code, BAD_FILE.message)
-    store.release_claim(walk.claim)
+    walk.give_back()
     assert store.replay(walk.document()) is replayed_to
     row = job(owner, document_id)
     assert (row["state"], row["attempt"], row["last_error_code"], row["due_in"] <= 0) == (replayed_to, 0, None, True)

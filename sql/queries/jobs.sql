@@ -82,7 +82,8 @@ where j.document_id = held.document_id
 returning j.document_id;
 
 -- name: release_claim!
--- Hands back what a run holds: given documents, or all of them.
+-- Hands back what a run holds: given documents, or all of them. Of the settled ones among all, Dagster may not have been told: their
+-- claim expires at once, so that another run does it.
 with held as materialized (
     select h.document_id
     from upload_pipeline.upload_jobs as h
@@ -92,7 +93,9 @@ with held as materialized (
 )
 
 update upload_pipeline.upload_jobs as j
-set claimed_by = null, claim_expires_at = null
+set
+    claimed_by = case when j.lane is null and :document_ids::uuid[] is null then j.claimed_by end,
+    claim_expires_at = case when j.lane is null and :document_ids::uuid[] is null then now() end
 from held
 where j.document_id = held.document_id;
 
