@@ -45,6 +45,26 @@ class DagsterUi:
         self._shoot(screenshot)
         return {status: _number(text) for status, text in shown.items()}
 
+    def look_at_failed(self, asset: str, screenshot: str) -> int:
+        """The failed partitions of an asset, by unticking the others; how many the UI lists then."""
+        self._page.goto(f"{self._address}/assets/{asset}?view=partitions")
+        self._page.get_by_text(re.compile(r"^Materialized \(\d+\)$")).click()
+        self._page.get_by_text(re.compile(r"^Missing \(\d+\)$")).click()
+        failed = self._page.get_by_text(re.compile(r"^Failed \(\d+\)$"))
+        listed = self._page.get_by_text(re.compile(r"^\d+ Partitions Selected$"))
+        wait_for(lambda: _number(listed) == _number(failed) > 0, f"failed partitions of {asset}", PATIENCE_SECONDS)
+        self._shoot(screenshot)
+        return _number(listed)
+
+    def read_events(self, asset: str, partition: str, text: str, screenshot: str) -> None:
+        """What happened to a partition of an asset, where `text` is to be read."""
+        self._page.goto(f"{self._address}/assets/{asset}?view=partitions&partition={partition}")
+        self._page.get_by_role("button", name="View all historical events").click()
+        dialog = self._page.get_by_role("dialog")
+        dialog.get_by_text(partition, exact=True).first.click()
+        expect(dialog.get_by_text(text).first).to_be_visible()
+        self._shoot(screenshot)
+
     def materialise_failed(self, count: int, screenshot: str) -> None:
         """Materialize all... → Failed → Launch backfill, once the dialog has heard of `count` failed partitions."""
         self._page.goto(f"{self._address}/locations/ingestion_pipeline/asset-groups/ingestion")

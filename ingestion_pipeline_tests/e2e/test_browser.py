@@ -73,6 +73,8 @@ def test_failed_documents_are_mended_by_clicking_in_the_ui(stack: RunningStack, 
         assert all(passed.split()[0] == passed.split()[2] for passed in all_passed), all_passed
         for asset, keys in red.items():
             assert ui.look_at_partitions(asset, f"before-{asset}")["Failed"] == len(keys)
+        assert ui.look_at_failed("parsed", "before-failed") == len(red["parsed"])
+        ui.read_events("parsed", uploaded[3], codes[3], "before-reason")
         before = ui.look_at_partitions("finalized", "before-finalized")
 
         stack.clear_faults("llamaparse")
