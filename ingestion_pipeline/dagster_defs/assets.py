@@ -11,7 +11,7 @@ from uuid import UUID
 
 import dagster as dg
 
-from ingestion_pipeline.dagster_defs.bulk_events import forget_planned_checks, write_events
+from ingestion_pipeline.dagster_defs.bulk_events import EventWriter, forget_planned_checks
 from ingestion_pipeline.dagster_defs.interruption import told_to_stop
 from ingestion_pipeline.dagster_defs.partition_events import partition_events
 from ingestion_pipeline.domain import DEAD_LETTERS, Document, State
@@ -102,10 +102,11 @@ def ingest_step(
     if not config.batch_id:
         forget_planned_checks(context)
     failed: list[StageReport] = []
+    told = EventWriter(context)
     with told_to_stop() as stopping, kept_alive(services.documents, claim, services.limits.claim_seconds):
         documents = _claimed(context, config, services, claim)
         for reports in _in_portions(advance_documents(documents, claim, services, stopping)):
-            write_events(context, [event for report in reports for event in partition_events(report)])
+            told.write([event for report in reports for event in partition_events(report)])
             services.documents.release_claim(claim, [report.document_id for report in reports if report.is_last])
             failed += [report for report in reports if report.verdict is Verdict.FAILED]
     if stopping.is_set():

@@ -13,7 +13,7 @@ import psycopg2
 import psycopg2.extras
 import pytest
 
-from ingestion_pipeline.dagster_defs.bulk_events import PartitionEvent, PlannedPartition, write_events
+from ingestion_pipeline.dagster_defs.bulk_events import EventWriter, Kind, Markdown, PartitionEvent
 from ingestion_pipeline.local_stack.stack import dagster_environment
 from ingestion_pipeline.settings import PROJECT_ROOT
 from orchestration.pipeline_under_test import wait_for
@@ -26,24 +26,32 @@ PARTITIONS = dg.DynamicPartitionsDefinition(name="documents")
 OWN = re.compile(r'"(?:pid|storage_id)": \d+|"timestamp": [0-9.]+|[0-9a-f]{8}-[0-9a-f-]{27}')
 
 
-def events() -> Iterator[PartitionEvent]:
+def events() -> list[PartitionEvent]:
     """Each kind, for two assets and partitions, with all kinds of metadata; one partition is told of twice."""
+    told = []
     for partition in ("one", "two", "one"):
-        for key in KEYS:
-            metadata = {"name": "a.md", "count": 3, "share": 0.5, "preview": dg.MetadataValue.md("# Title\n\nText")}
-            yield dg.AssetMaterialization(key, partition=partition, metadata=metadata)
-            for passed in (True, False):
-                yield dg.AssetCheckEvaluation(
-                    asset_key=key,
-                    check_name=f"passes_{passed}",
+        for asset in ("first", "second"):
+            metadata = {
+                "name": f'a "{partition}" \u00e4\\.md',
+                "count": len(told),
+                "large": 2**53,
+                "share": len(told) / 7,
+                "none": 0.0,
+                "preview": Markdown(f"# Title\n\nText of {asset}"),
+            }
+            told.append(PartitionEvent(Kind.MATERIALIZED, asset, partition, metadata=metadata))
+            told += [
+                PartitionEvent(
+                    *(Kind.CHECKED, asset, partition, f"as it should be: '{partition}'", {"chunks": len(told)}),
+                    check=f"passes_{passed}",
                     passed=passed,
-                    description="as it should be",
-                    metadata={"chunks": 4},
-                    partition=partition,
-                    blocking=False,
                 )
-        yield dg.AssetObservation(KEYS[0], partition=partition, description="waits", metadata={"code": "busy"})
-    yield dg.AssetMaterialization(KEYS[0], partition="three", description="described")
+                for passed in (True, False)
+            ]
+        told.append(PartitionEvent(Kind.OBSERVED, "first", partition, f"{partition}\twaits", {"code": "busy"}))
+        told.append(PartitionEvent(Kind.OBSERVED, "first", partition, "has an empty text", {"code": ""}))
+    told.append(PartitionEvent(Kind.MATERIALIZED, "first", "three", "described"))
+    return told
 
 
 def definitions(*, in_bulk: bool) -> dg.Definitions:
@@ -56,9 +64,9 @@ def definitions(*, in_bulk: bool) -> dg.Definitions:
     )
     def step(context: dg.AssetExecutionContext) -> Any:
         if in_bulk:
-            write_events(context, events())
+            EventWriter(context).write(events())
         else:
-            yield from events()
+            yield from (event.in_dagster() for event in events())
 
     job = dg.define_asset_job("job", selection=dg.AssetSelection.assets(step), executor_def=dg.in_process_executor)
     return dg.Definitions(assets=[step], jobs=[job])
@@ -92,6 +100,11 @@ def rows(url: str) -> dict[str, list[dict[str, Any]]]:
             found[table] = [
                 {name: comparable(value) for name, value in row.items() if name not in own} for row in cursor.fetchall()
             ]
+        cursor.execute(
+            "select count(*) as others from dagster.event_logs"
+            " where abs(extract(epoch from timestamp) - (event::jsonb ->> 'timestamp')::float8) > 0.001"
+        )
+        assert cursor.fetchone() == {"others": 0}
         cursor.execute("truncate dagster.event_logs, dagster.asset_keys, dagster.asset_check_executions")
     return found
 
@@ -120,7 +133,7 @@ def test_a_planned_partition_is_red_when_the_run_fails(instance: dg.DagsterInsta
     @dg.multi_asset(name="step", specs=[dg.AssetSpec("first", skippable=True, partitions_def=PARTITIONS)])
     def step(context: dg.AssetExecutionContext) -> Any:
         yield from ()
-        write_events(context, [PlannedPartition(KEYS[0], partition)])
+        EventWriter(context).write([PartitionEvent(Kind.PLANNED, "first", partition)])
         raise dg.Failure("as planned")
 
     job = dg.define_asset_job("job", selection=dg.AssetSelection.assets(step), executor_def=dg.in_process_executor)
