@@ -196,12 +196,14 @@ class VectorFacts:
 
 @dataclass(frozen=True, slots=True)
 class PromotionFacts:
-    """Counts and SHA-256 fingerprints of a document's rows in the buffers and in what search serves."""
+    """A document's rows in the buffers and in what search serves: how many, and how many are not served as they were
+    buffered; the SHA-256 fingerprint of the content, None without any.
+    """
 
     buffered_chunks: int
-    buffered_sha256: bytes | None
     served_chunks: int
-    served_sha256: bytes | None
+    unequal_chunks: int
+    content_sha256: bytes | None
     tokens: int
 
 

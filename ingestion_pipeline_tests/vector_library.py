@@ -60,7 +60,7 @@ def add_vectors(
         texts.append(PendingText(chunk_id, document_id, owner_id, sha256_of(str(chunk_id)), "", 1))
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         queries().create_staged_vectors(connection)
-        cursor.copy_expert(queries().copy_vectors.sql, vector_rows(texts, vectors, model, precision))
+        cursor.copy_expert(queries().copy_staged_vectors.sql, vector_rows(texts, vectors, model, precision))
         for statement in FILL:
             cursor.execute(statement)
     return [text.chunk_id for text in texts]

@@ -34,7 +34,7 @@ def promote(group: Group, documents: Sequence[Document]) -> None:
             "pages": document.page_count or 0,
             "chunks": facts.served_chunks,
             "tokens": facts.tokens,
-            "content_sha256": (facts.served_sha256 or b"").hex(),
+            "content_sha256": (facts.content_sha256 or b"").hex(),
             "seconds": round(time.monotonic() - started, 3),
         }
         group.reports.append(StageReport(document.document_id, Asset.FINALIZED, Verdict.DONE, metadata, (check,)))

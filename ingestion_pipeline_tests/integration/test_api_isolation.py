@@ -10,7 +10,7 @@ from conftest import DatabaseUrls
 from document_journey import Journey
 from running_api import KEY, OTHER_KEY, OTHER_OWNER, OWNER, RunningApi
 
-TABLES = ("documents", "upload_jobs", "events", "document_vector_buffer", "document_chunks", "document_vectors")
+TABLES = ("documents", "upload_jobs", "events", "document_chunks", "document_vectors")
 
 
 @pytest.fixture
@@ -52,8 +52,7 @@ def test_the_role_of_the_api_sees_no_row_of_another_owner_whatever_it_asks(
 ) -> None:
     count = f"select count(*) from upload_pipeline.{table}"
 
-    if table != "document_vector_buffer":  # cleared when the document was completed
-        assert as_api(database_urls.api, count)[0][0] > 0
+    assert as_api(database_urls.api, count)[0][0] > 0
     assert as_api(database_urls.api, count, OTHER_OWNER) == [(0,)]
     assert as_api(database_urls.api, count, owner=None) == [(0,)]
 

@@ -296,7 +296,7 @@ def test_promotion_serves_what_was_buffered_and_empties_the_buffers(owner: str, 
     seen: list[PromotionFacts] = []
     store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: seen.append(facts))
     assert (seen[0].buffered_chunks, seen[0].served_chunks, seen[0].tokens) == (3, 3, 9)
-    assert seen[0].buffered_sha256 == seen[0].served_sha256 != None  # noqa: E711
+    assert seen[0].unequal_chunks == 0
     served = sql(
         owner,
         "select chunk_id, ordinal, text, start_offset, end_offset, heading_path "
@@ -308,7 +308,7 @@ def test_promotion_serves_what_was_buffered_and_empties_the_buffers(owner: str, 
     assert sorted_rows(stored_halves(owner, "document_vectors", document_id)) == sorted_rows(vectors_for(3))
     for table in ("document_chunk_buffer", "document_vector_buffer"):
         assert sql(owner, f"select count(*) from upload_pipeline.{table}") == [(0,)]
-    assert sql(owner, "select content_sha256 from upload_pipeline.documents")[0][0].tobytes() == seen[0].served_sha256
+    assert sql(owner, "select content_sha256 from upload_pipeline.documents")[0][0].tobytes() == seen[0].content_sha256
 
 
 def test_a_promotion_that_is_not_accepted_leaves_everything_as_it_was(owner: str, store: PostgresDocumentStore) -> None:
@@ -325,23 +325,50 @@ def test_a_promotion_that_is_not_accepted_leaves_everything_as_it_was(owner: str
     assert everything(owner, document_id) == before
 
 
-def test_the_fingerprints_tell_a_served_row_that_differs(owner: str, store: PostgresDocumentStore) -> None:
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("document_vectors", "new.embedding := new.embedding + new.embedding"),
+        ("document_chunks", "new.text := new.text || new.text"),
+        ("document_chunks", "new.heading_path := array[new.text]"),
+        ("document_chunks", "new.end_offset := new.end_offset + 1"),
+    ],
+)
+def test_served_rows_that_differ_are_counted(owner: str, store: PostgresDocumentStore, table: str, change: str) -> None:
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDINGS_STORED)
     # a fault of the database: what is served is not what was written
     sql(
         owner,
-        "create function public.spoil() returns trigger language plpgsql as "
-        "'begin new.embedding := (select (''['' || string_agg(''0.5'', '','') || '']'')::halfvec "
-        "from generate_series(1, 1536)); return new; end'; "
-        "create trigger spoil before insert on upload_pipeline.document_vectors "
+        f"create function public.spoil() returns trigger language plpgsql as 'begin {change}; "
+        f"return new; end'; create trigger spoil before insert on upload_pipeline.{table} "
         "for each row execute function public.spoil()",
     )
     seen: list[PromotionFacts] = []
     store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: seen.append(facts))
     assert seen[0].buffered_chunks == seen[0].served_chunks == 3
-    assert seen[0].buffered_sha256 != seen[0].served_sha256
+    assert seen[0].unequal_chunks == 3
+
+
+def test_the_fingerprint_is_the_same_whether_hashes_of_vectors_came_with_them_or_not(
+    owner: str, store: PostgresDocumentStore
+) -> None:
+    (document_id,) = register(owner)
+    walk = Walk(store, document_id)
+    walk.to(State.EMBEDDINGS_STORED)
+    seen: list[PromotionFacts] = []
+
+    def look(_: UUID, facts: PromotionFacts) -> None:
+        seen.append(facts)
+        raise CheckFailedError("not yet")
+
+    for forget in (False, True):
+        if forget:
+            sql(owner, "update upload_pipeline.document_vector_buffer set vector_sha256 = null")
+        with pytest.raises(CheckFailedError):
+            store.promote(walk.claim, [document_id], MODEL, look)
+    assert seen[0].content_sha256 == seen[1].content_sha256 is not None
 
 
 def test_processing_a_complete_document_anew_serves_the_new_chunks_alone(

@@ -67,7 +67,7 @@ def test_vectors_go_through_buffer_and_promotion_to_search_unchanged(stored: Sto
     assert (facts.vectors, facts.abnormal_vectors, facts.least_dimensions, facts.most_dimensions) == (3, 0, 1536, 1536)
     seen: list[PromotionFacts] = []
     stored.store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: seen.append(facts))
-    assert seen[0].buffered_sha256 == seen[0].served_sha256 is not None
+    assert (seen[0].served_chunks, seen[0].unequal_chunks) == (3, 0)
     assert stored.numbers("document_vectors") == expected
     stored.catalogue.check()
     for position, vector in enumerate(vectors_for(3)):

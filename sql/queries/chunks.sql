@@ -77,32 +77,38 @@ order by b.document_id, b.ordinal
 limit :most;
 
 -- name: create_staged_vectors#
--- COPY does not load tables with row-level security, so vectors come by a table of the session's own, empty after each commit.
+-- Where vectors wait while the rows that they belong to are written anew; a table of the session's own, empty after each commit.
 create temporary table if not exists staged_vectors (like upload_pipeline.document_vector_buffer including storage)
 on commit delete rows;
 
 -- name: store_staged_vectors!
 -- Writing twice is writing once.
-insert into upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+insert into upload_pipeline.document_vector_buffer (
+    chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding
+)
 select
-    s.chunk_id, s.document_id, s.owner_id, s.model, s.chunk_sha256, s.embedding
+    s.chunk_id, s.document_id, s.owner_id, s.model, s.chunk_sha256, s.vector_sha256, s.embedding
 from pg_temp.staged_vectors as s
 on conflict (chunk_id) do update
-set model = excluded.model, chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
+set
+    model = excluded.model, chunk_sha256 = excluded.chunk_sha256, vector_sha256 = excluded.vector_sha256,
+    embedding = excluded.embedding;
 
 -- name: put_vectors_by!
 -- The vectors of documents that are about to be chunked anew: they are paid for.
-insert into pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+insert into pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
 select
-    v.chunk_id, v.document_id, v.owner_id, v.model, v.chunk_sha256, v.embedding
+    v.chunk_id, v.document_id, v.owner_id, v.model, v.chunk_sha256, v.vector_sha256, v.embedding
 from upload_pipeline.document_vector_buffer as v
 where v.document_id = any(:document_ids);
 
 -- name: take_vectors_back!
 -- Those whose text stands in the new chunks too.
-insert into upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+insert into upload_pipeline.document_vector_buffer (
+    chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding
+)
 select
-    b.chunk_id, b.document_id, b.owner_id, s.model, b.chunk_sha256, s.embedding
+    b.chunk_id, b.document_id, b.owner_id, s.model, b.chunk_sha256, s.vector_sha256, s.embedding
 from upload_pipeline.document_chunk_buffer as b
 inner join pg_temp.staged_vectors as s on s.document_id = b.document_id and s.chunk_sha256 = b.chunk_sha256
 where b.document_id = any(:document_ids)
@@ -169,13 +175,14 @@ on conflict (chunk_id, model) do update
 set chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
 
 -- name: promotion_facts
--- Counts and hashes of both sides of each document, read back from the tables themselves.
+-- Both sides of each document, read back from the tables themselves: how many chunks there are, and how many are not served as
+-- they were buffered. The fingerprint is made of the hashes that text and vectors came with; the audit makes it of what is served.
 select
     d.document_id,
     coalesce(buffered.chunks, 0) as buffered_chunks,
-    buffered.fingerprint as buffered_sha256,
     coalesce(served.chunks, 0) as served_chunks,
-    served.fingerprint as served_sha256,
+    coalesce(buffered.unequal, 0) as unequal_chunks,
+    buffered.fingerprint as content_sha256,
     coalesce(buffered.tokens, 0) as tokens
 from unnest(:document_ids::uuid[]) as d (document_id)
 left join (
@@ -183,21 +190,29 @@ left join (
         b.document_id,
         count(*) as chunks,
         sum(b.token_count)::bigint as tokens,
+        count(*) filter (
+            where
+            c.text is distinct from b.text
+            or s.embedding is distinct from v.embedding
+            or (c.ordinal, c.start_offset, c.end_offset, c.first_page, c.last_page, c.heading_path, c.token_count, c.chunk_sha256)
+            is distinct from
+            (b.ordinal, b.start_offset, b.end_offset, b.first_page, b.last_page, b.heading_path, b.token_count, b.chunk_sha256)
+        ) as unequal,
         sha256(string_agg(
-            uuid_send(b.chunk_id) || sha256(convert_to(b.text, 'UTF8')) || sha256(upload_pipeline.vector_bytes(v.embedding)), ''::bytea order by b.ordinal
+            uuid_send(b.chunk_id) || b.chunk_sha256
+            || coalesce(v.vector_sha256, sha256(upload_pipeline.vector_bytes(v.embedding))), ''::bytea order by b.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunk_buffer as b
     inner join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
+    left join upload_pipeline.document_chunks as c on c.chunk_id = b.chunk_id
+    left join upload_pipeline.document_vectors as s on s.chunk_id = b.chunk_id and s.model = :model
     where b.document_id = any(:document_ids)
     group by b.document_id
 ) as buffered on buffered.document_id = d.document_id
 left join (
     select
         c.document_id,
-        count(*) as chunks,
-        sha256(string_agg(
-            uuid_send(c.chunk_id) || sha256(convert_to(c.text, 'UTF8')) || sha256(upload_pipeline.vector_bytes(v.embedding)), ''::bytea order by c.ordinal
-        )) as fingerprint
+        count(*) as chunks
     from upload_pipeline.document_chunks as c
     inner join upload_pipeline.document_vectors as v on v.chunk_id = c.chunk_id and v.model = :model
     where c.document_id = any(:document_ids)
@@ -226,6 +241,11 @@ copy upload_pipeline.document_chunk_buffer (
 ) from stdin with (format binary);
 
 -- name: copy_vectors#
--- Bulk load of vectors, fed in binary.
-copy pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+-- Bulk load of vectors of chunks that have none, fed in binary.
+copy upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
+from stdin with (format binary);
+
+-- name: copy_staged_vectors#
+-- Likewise of chunks some of which have one.
+copy pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
 from stdin with (format binary);

@@ -25,9 +25,7 @@ select
     end as next_attempt_at,
     case
         when j.state in ('embeddings_stored', 'complete') then d.chunk_count
-        when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then (
-            select count(*) from upload_pipeline.document_vector_buffer as b where b.document_id = d.document_id
-        )::integer
+        when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then upload_pipeline.count_buffered_vectors(d.document_id)
         else 0
     end as chunks_embedded
 from unnest(:document_ids::uuid[]) as w (document_id)
@@ -87,9 +85,7 @@ select
     end as next_attempt_at,
     case
         when j.state in ('embeddings_stored', 'complete') then d.chunk_count
-        when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then (
-            select count(*) from upload_pipeline.document_vector_buffer as b where b.document_id = d.document_id
-        )::integer
+        when j.state in ('chunks_stored', 'embedding_in_progress', 'failed_embedding', 'cancelled') then upload_pipeline.count_buffered_vectors(d.document_id)
         else 0
     end as chunks_embedded
 from page as p

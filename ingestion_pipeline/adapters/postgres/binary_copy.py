@@ -4,6 +4,7 @@ Source of the format: PostgreSQL documentation, COPY, "Binary Format"; of vector
 vector_recv.
 """
 
+import hashlib
 import io
 import struct
 import sys
@@ -86,7 +87,7 @@ def _chunk_row(document: Document, chunk: Chunk) -> bytes:
 def vector_rows(
     texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str, precision: Precision
 ) -> RowStream:
-    """Rows of the vector buffer: chunk_id, document_id, owner_id, model, chunk_sha256, embedding (halfvec or vector).
+    """Rows of the vector buffer: chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding.
 
     `vectors` has the shape (texts, dimensions). Raises ValueError if it has not.
     """
@@ -95,17 +96,20 @@ def vector_rows(
     numbers = np.ascontiguousarray(vectors, dtype=_NUMBERS[precision])
     row_bytes = numbers.shape[1] * numbers.itemsize
     rows = numbers.view(np.uint8).reshape(len(vectors), row_bytes)
-    vector_head = struct.pack(">ihH", 4 + row_bytes, numbers.shape[1], 0)
+    head = struct.pack(">hH", numbers.shape[1], 0)
+    length = _LENGTH(len(head) + row_bytes)
     model_field = _field(model.encode())
-    return RowStream(
-        b"".join(
+
+    def row(text: PendingText, vector: bytes) -> bytes:
+        return b"".join(
             (
-                _VECTOR_HEAD(6, 16, text.chunk_id.bytes, 16, text.document_id.bytes, 16, text.owner_id.bytes),
+                _VECTOR_HEAD(7, 16, text.chunk_id.bytes, 16, text.document_id.bytes, 16, text.owner_id.bytes),
                 model_field,
                 _field(text.chunk_sha256),
-                vector_head,
-                row.tobytes(),
+                _field(hashlib.sha256(vector).digest()),
+                length,
+                vector,
             )
         )
-        for text, row in zip(texts, rows, strict=True)
-    )
+
+    return RowStream(row(text, head + vector.tobytes()) for text, vector in zip(texts, rows, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
+import psycopg2.errors
 from numpy.typing import NDArray
 
 from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_rows
@@ -200,16 +201,34 @@ class PostgresDocumentStore:
         model: str,
         bill: VendorCall | None = None,
     ) -> None:
+        try:
+            self._store_vectors(claim, texts, vectors, model, bill)
+        except psycopg2.errors.UniqueViolation:  # written before, by a try whose commit was not heard of
+            self._store_vectors(claim, texts, vectors, model, bill, staged=True)
+
+    def _store_vectors(
+        self,
+        claim: str,
+        texts: Sequence[PendingText],
+        vectors: NDArray[np.float32],
+        model: str,
+        bill: VendorCall | None,
+        *,
+        staged: bool = False,
+    ) -> None:
+        rows = vector_rows(texts, vectors, model, self._precision)
         with self._transaction() as connection:
             self._hold(connection, claim, list({text.document_id for text in texts}))
             if not self._is_precision_checked:
                 expect_precision(connection, self._precision)
                 self._is_precision_checked = True
-            self._queries.create_staged_vectors(connection)
-            rows = vector_rows(texts, vectors, model, self._precision)
+            copy = self._queries.copy_staged_vectors if staged else self._queries.copy_vectors
+            if staged:
+                self._queries.create_staged_vectors(connection)
             with connection.cursor() as cursor:
-                cursor.copy_expert(self._queries.copy_vectors.sql, rows, COPY_BLOCK_BYTES)
-            self._queries.store_staged_vectors(connection)
+                cursor.copy_expert(copy.sql, rows, COPY_BLOCK_BYTES)
+            if staged:
+                self._queries.store_staged_vectors(connection)
             record_calls(connection, [bill] if bill is not None else [])
 
     def vector_facts(self, document_ids: Sequence[UUID]) -> dict[UUID, VectorFacts]:
@@ -232,13 +251,12 @@ class PostgresDocumentStore:
             completed: dict[str, list[Any]] = {"document_ids": [], "counts": [], "tokens": [], "hashes": []}
             for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
                 document_id = row.pop("document_id")
-                hashes = {name: _bytes(row[name]) for name in ("buffered_sha256", "served_sha256")}
-                facts = PromotionFacts(**{**row, **hashes})
+                facts = PromotionFacts(**{**row, "content_sha256": _bytes(row["content_sha256"])})
                 accept(document_id, facts)
                 completed["document_ids"].append(document_id)
                 completed["counts"].append(facts.served_chunks)
                 completed["tokens"].append(facts.tokens)
-                completed["hashes"].append(facts.served_sha256)
+                completed["hashes"].append(facts.content_sha256)
             self._queries.record_completion(connection, model=model, **completed)
             self._queries.clear_chunk_buffer(connection, document_ids=wanted)
 
