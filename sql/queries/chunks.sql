@@ -192,11 +192,14 @@ left join (
         sum(b.token_count)::bigint as tokens,
         count(*) filter (
             where
-            c.text is distinct from b.text
-            or s.embedding is distinct from v.embedding
-            or (c.ordinal, c.start_offset, c.end_offset, c.first_page, c.last_page, c.heading_path, c.token_count, c.chunk_sha256)
-            is distinct from
-            (b.ordinal, b.start_offset, b.end_offset, b.first_page, b.last_page, b.heading_path, b.token_count, b.chunk_sha256)
+            -- byte by byte
+            row(
+                c.ordinal, c.start_offset, c.end_offset, c.first_page, c.last_page, c.heading_path, c.token_count,
+                c.chunk_sha256, c.text, s.chunk_sha256, s.embedding
+            )::record *<> row(
+                b.ordinal, b.start_offset, b.end_offset, b.first_page, b.last_page, b.heading_path, b.token_count,
+                b.chunk_sha256, b.text, v.chunk_sha256, v.embedding
+            )::record
         ) as unequal,
         sha256(string_agg(
             uuid_send(b.chunk_id) || b.chunk_sha256
