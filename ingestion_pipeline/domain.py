@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 NAMESPACE = UUID("6f1f3c52-9d0e-5a7b-8c44-1d2f8a90b7e1")
 CHUNKER = "markdown"
@@ -272,7 +272,10 @@ class UsageShare:
 
 @dataclass(frozen=True, slots=True)
 class VendorCall:
-    """A call as the ledger keeps it; `model` is the embedding model or the parse tier, `seconds` how long it took."""
+    """A call as the ledger keeps it; `model` is the embedding model or the parse tier, `seconds` how long it took.
+
+    Logs name it by its id, and OpenAI is told it.
+    """
 
     vendor: Vendor
     operation: str
@@ -280,6 +283,7 @@ class VendorCall:
     shares: tuple[UsageShare, ...]
     seconds: float | None = None
     outcome: str = "ok"
+    call_id: UUID = field(default_factory=uuid4)
 
     @property
     def cost_usd(self) -> Decimal:

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,12 +121,13 @@ class Parser(Protocol):
 class Embeddings:
     """Vectors of one request: float32, shape (texts, dimensions), in the order of the texts; tokens as billed.
 
-    `seconds` is how long the request took.
+    `seconds` is how long the request took; `call_id` is that of the ledger.
     """
 
     vectors: NDArray[np.float32]
     tokens: int
     seconds: float | None = None
+    call_id: UUID = field(default_factory=uuid4)
 
 
 class Embedder(Protocol):
@@ -149,6 +150,7 @@ class Batch:
 
     batch_id: UUID
     document_ids: tuple[UUID, ...]
+    correlation_ids: tuple[UUID, ...] = ()
 
     @property
     def claim(self) -> str:

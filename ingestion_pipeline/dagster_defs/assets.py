@@ -6,10 +6,11 @@ are partitioned assets of another step. A document's state says which side of th
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from uuid import UUID
 
 import dagster as dg
+import structlog
 
 from ingestion_pipeline.dagster_defs.bulk_events import EventWriter, forget_planned_checks
 from ingestion_pipeline.dagster_defs.interruption import told_to_stop
@@ -17,6 +18,7 @@ from ingestion_pipeline.dagster_defs.partition_events import partition_events
 from ingestion_pipeline.domain import DEAD_LETTERS, Document, State
 from ingestion_pipeline.pipeline.advance import advance_documents
 from ingestion_pipeline.pipeline.claims import kept_alive
+from ingestion_pipeline.pipeline.failures import in_log
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 
@@ -25,6 +27,8 @@ SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1000)
 START_OVER_TAG = "ingest/start_over"
 PORTION_REPORTS = 300
 PORTION_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
 
 DESCRIPTIONS = {
     Asset.RAW_UPLOAD: "The uploaded file, verified against its recorded size, hash and type, and handed to the parser.",
@@ -108,6 +112,7 @@ def ingest_step(
         for reports in _in_portions(advance_documents(documents, claim, services, stopping)):
             told.write([event for report in reports for event in partition_events(report)])
             services.documents.release_claim(claim, [report.document_id for report in reports if report.is_last])
+            _log_ends(documents, reports, claim)
             failed += [report for report in reports if report.verdict is Verdict.FAILED]
     if stopping.is_set():
         raise dg.DagsterExecutionInterruptedError
@@ -119,6 +124,15 @@ def ingest_step(
             metadata={str(report.document_id): _reason(report) for report in failed},
             allow_retries=False,
         )
+
+
+def _log_ends(documents: Sequence[Document], reports: Sequence[StageReport], claim: str) -> None:
+    """A line for each document that came to its end."""
+    verdicts = {report.document_id: report.verdict.value for report in reports if report.is_last}
+    for document in documents:
+        if document.document_id in verdicts:
+            with in_log(document):
+                log.info("document settled", verdict=verdicts[document.document_id], batch_id=claim)
 
 
 def _in_portions(reports: Iterable[StageReport]) -> Iterator[list[StageReport]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import dagster as dg
+import structlog
 
 from ingestion_pipeline.dagster_defs.assets import DOCUMENTS, ingest_step
 from ingestion_pipeline.dagster_defs.interruption import is_ending
@@ -14,6 +15,8 @@ from ingestion_pipeline.pipeline.reconcile import reconcile
 from ingestion_pipeline.pipeline.services import Services
 
 MAX_ACTIVE_BATCHES = 4
+
+log = structlog.get_logger(__name__)
 
 
 @dg.sensor(job=submit_job, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -89,6 +92,8 @@ def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, 
         )
         if batch is None:
             break
+        correlation_ids = [str(correlation_id) for correlation_id in batch.correlation_ids]
+        log.info("claimed", lane=lane.value, batch_id=str(batch.batch_id), correlation_ids=correlation_ids)
         context.instance.add_dynamic_partitions(str(DOCUMENTS.name), [str(key) for key in batch.document_ids])
         requests.append(run_request(batch.batch_id, batch.document_ids))
 

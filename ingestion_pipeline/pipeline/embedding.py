@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
+import structlog
+
 from ingestion_pipeline.domain import CheckResult, Document, State, VendorCall
 from ingestion_pipeline.errors import ClaimLostError, RequestRejectedError
 from ingestion_pipeline.pipeline.failures import require_passed
@@ -32,6 +34,7 @@ class _Spending:
     vectors: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     tokens: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     errors: dict[UUID, Exception] = field(default_factory=dict)
+    correlation_ids: dict[UUID, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, batch: Sequence[PendingText], bill: VendorCall) -> None:
@@ -55,7 +58,7 @@ def embed(group: Group, documents: Sequence[Document]) -> list[Document]:
         _itself,
         Asset.EMBEDDINGS,
     )
-    spending = _Spending()
+    spending = _Spending(correlation_ids={document.document_id: str(document.correlation_id) for document in begun})
     bought = _buy(group, [replace(document, state=State.EMBEDDING_IN_PROGRESS) for document in begun], spending)
     found: dict[UUID, tuple[VectorFacts, CheckResult]] = {}
 
@@ -142,10 +145,12 @@ def _request(
 ) -> None:
     """One request to the vendor and one write of its answer."""
     embedder, store = group.services.embedder, group.services.documents
-    embeddings = embedder.embed([text.text for text in batch])
+    served = sorted({spending.correlation_ids[text.document_id] for text in batch})
+    with structlog.contextvars.bound_contextvars(correlation_ids=served):
+        embeddings = embedder.embed([text.text for text in batch])
     validate_vectors(embeddings.vectors, len(batch), embedder.dimensions)
     rows = [(index, text) for index, first in enumerate(batch) for text in same_content[_identity(first)]]
-    bill = embedding_call(embedder.model, embeddings.tokens, embeddings.seconds, batch)
+    bill = embedding_call(embedder.model, embeddings.tokens, embeddings.seconds, batch, embeddings.call_id)
     spending.note(batch, bill)
 
     def write(rows: Sequence[tuple[int, PendingText]], bill: VendorCall | None) -> None:

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -26,6 +27,13 @@ LARGEST_EXPONENT = 30  # far beyond the longest delay, far below the largest flo
 MAX_MESSAGE_CHARACTERS = 1000
 
 log = structlog.get_logger(__name__)
+
+
+def in_log(document: Document) -> AbstractContextManager[None]:
+    """What is logged in the block, also by the adapters, names the document."""
+    return structlog.contextvars.bound_contextvars(
+        document_id=str(document.document_id), correlation_id=str(document.correlation_id)
+    )
 
 
 class FailedChecksError(CheckFailedError):

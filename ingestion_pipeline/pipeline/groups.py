@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ingestion_pipeline.domain import Document
 from ingestion_pipeline.errors import ClaimLostError
-from ingestion_pipeline.pipeline.failures import settle
+from ingestion_pipeline.pipeline.failures import in_log, settle
 from ingestion_pipeline.pipeline.report import Asset, StageReport
 from ingestion_pipeline.pipeline.services import Services
 
@@ -97,7 +97,8 @@ class Group:
 
         def begin(item: Item) -> Made:
             self.crew.go_on()
-            return work(item)
+            with in_log(document_of(item)):
+                return work(item)
 
         futures = [(item, self.crew.helpers.submit(begin, item)) for item in items]
         made = []

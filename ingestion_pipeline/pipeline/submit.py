@@ -5,13 +5,17 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+import structlog
+
 from ingestion_pipeline.domain import CheckResult, Document, ParseJob
 from ingestion_pipeline.errors import PermanentError
-from ingestion_pipeline.pipeline.failures import settle
+from ingestion_pipeline.pipeline.failures import in_log, settle
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.ports import ParseRequest
 from ingestion_pipeline.stages.verify import UploadVerifier, expect
+
+log = structlog.get_logger(__name__)
 
 
 def submit_documents(
@@ -29,7 +33,8 @@ def submit_documents(
                 services.documents.release_claim(claim, [document.document_id])
                 note: Metadata = {"note": "the run was told to stop before it came to this document"}
                 return StageReport(document.document_id, Asset.RAW_UPLOAD, Verdict.WAITING, note)
-            return _submit(document, claim, services)
+            with in_log(document):
+                return _submit(document, claim, services)
 
         futures = [pool.submit(submit, document) for document in documents]
         for future in as_completed(futures):
@@ -42,6 +47,7 @@ def _submit(document: Document, claim: str, services: Services) -> StageReport:
         _verify(document, services)
         job = _parse_job(document, services)
         services.documents.parse_submitted(document, claim, job.job_id, services.limits.parse_poll_seconds)
+        log.info("submitted", parse_job_id=job.job_id)
     except Exception as error:  # noqa: BLE001 - the one place that classifies errors of this stage; bugs become dead letters
         return settle(services, document, claim, Asset.RAW_UPLOAD, error)
     metadata = {**upload_facts(document), "parse_job": job.job_id, "seconds": round(time.monotonic() - started, 3)}

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from ingestion_pipeline.domain import UsageShare, Vendor, VendorCall
 
@@ -50,7 +50,9 @@ def shared(total: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
-def embedding_call(model: str, tokens: int, seconds: float | None, texts: Iterable[BilledText]) -> VendorCall:
+def embedding_call(
+    model: str, tokens: int, seconds: float | None, texts: Iterable[BilledText], call_id: UUID | None = None
+) -> VendorCall:
     """An answered request for embeddings: the vendor bills it as one, a document's part goes by our own count."""
     counted: Counter[UUID] = Counter()
     for text in texts:
@@ -60,7 +62,7 @@ def embedding_call(model: str, tokens: int, seconds: float | None, texts: Iterab
         UsageShare(document_id, tokens=part, cost_usd=embedding_cost_usd(model, part))
         for document_id, part in zip(counted, parts, strict=True)
     )
-    return VendorCall(Vendor.OPENAI, "embed", model, shares, seconds)
+    return VendorCall(Vendor.OPENAI, "embed", model, shares, seconds, call_id=call_id or uuid4())
 
 
 def query_call(model: str, tokens: int, seconds: float | None) -> VendorCall:

@@ -5,15 +5,18 @@ import json
 import math
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
+from structlog.contextvars import bound_contextvars
 
 from ingestion_pipeline.adapters.openai_embedder import OpenAIEmbedder, read_embeddings
 from ingestion_pipeline.errors import (
@@ -200,6 +203,28 @@ def test_what_the_vendor_refuses_by_itself_is_classified_too(services: MockServi
     with pytest.raises(RequestRejectedError) as too_many:
         embedder_of(services).embed(["a text"] * 2049)
     assert too_many.value.code == "array_above_max_length"
+
+
+def test_the_vendor_is_told_the_id_that_a_call_has_in_the_ledger() -> None:
+    told: list[str | None] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.headers["X-Client-Request-Id"])
+            self.send_error(503)
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        embedder = OpenAIEmbedder(KEY, f"http://127.0.0.1:{server.server_port}/v1", MODEL, DIMENSIONS)
+        for known in ({"call_id": "the id"}, {}):
+            with bound_contextvars(**known), pytest.raises(VendorUnavailableError):
+                embedder.embed(["text"])
+        embedder.close()
+        server.shutdown()
+    assert told == ["the id", None]
 
 
 def test_no_message_shows_the_key(services: MockServices) -> None:

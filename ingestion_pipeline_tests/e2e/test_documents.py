@@ -1,9 +1,13 @@
 """Documents of every type through the running stack: from POST to search, and what becomes of bad ones."""
 
+import json
 from itertools import pairwise
+from typing import Any
+from uuid import uuid4
 
 import pytest
-from running_stack import RunningStack
+import requests
+from running_stack import RunningStack, wait_for
 
 from e2e.dagster_graphql import ASSETS, observation, wait_for_colours
 from e2e.sample_files import PDF, broken_pdf, image_only_pdf, one_of_each_type, protected_pdf
@@ -85,3 +89,38 @@ def test_nothing_of_the_documents_is_stuck(stack: RunningStack, uploaded: dict[s
         list(uploaded.values()),
     )
     assert left == []
+
+
+def test_a_correlation_id_leads_from_the_upload_through_sensors_runs_and_vendor_calls(stack: RunningStack) -> None:
+    correlation_id = str(uuid4())
+    key = (stack.data_dir / "keys" / "api_key").read_text()
+    uploaded = requests.post(
+        f"{stack.addresses['api']}/documents",
+        headers={"Authorization": f"Bearer {key}", "X-Correlation-ID": correlation_id},
+        files={"file": ("traced.md", b"# Traced\n\nWhat happens to this text can be followed.\n", "text/markdown")},
+        timeout=60,
+    )
+    document_id = uploaded.json()["document_id"]
+    assert stack.settled(document_id)["state"] == "complete"
+
+    def lines(service: str) -> list[dict[str, Any]]:
+        log = (stack.data_dir / "logs" / f"{service}.log").read_text()
+        return [json.loads(line) for line in log.splitlines() if correlation_id in line and line.startswith("{")]
+
+    assert {line["event"] for line in lines("api")} == {"upload", "request"}
+    wait_for(lambda: any(line["event"] == "document settled" for line in lines("code-server")), "the end is logged")
+    worker = lines("code-server")
+    assert [line["lane"] for line in worker if line["event"] == "claimed"] == ["submit", "process"]
+    calls = {line["operation"]: line["call_id"] for line in worker if line["event"] == "vendor call"}
+    assert set(calls) == {"submit", "pages", "embed"}
+    [embedded] = stack.rows(
+        "select call_id::text, correlation_id::text from upload_pipeline.provider_usage"
+        " where document_id = %s and operation = 'embed'",
+        document_id,
+    )
+    assert embedded == {"call_id": calls["embed"], "correlation_id": correlation_id}
+    jobs = requests.get(
+        f"{stack.addresses['llamaparse']}/api/v2/parse", headers={"Authorization": "Bearer llx-mock"}, timeout=10
+    ).json()["items"]
+    told = {job["user_metadata"]["document_id"]: job["user_metadata"]["correlation_id"] for job in jobs}
+    assert told[document_id] == correlation_id

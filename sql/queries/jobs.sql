@@ -37,7 +37,7 @@ update upload_pipeline.upload_jobs as j
 set claimed_by = :claim, claim_expires_at = now() + make_interval(secs => :claim_seconds), retired_at = null
 from sized as s
 where j.document_id = s.document_id and s.bytes_before < :max_bytes
-returning j.document_id;
+returning j.document_id, j.correlation_id;
 
 -- name: active_batches^
 -- How many claims of a lane are being worked on or wait for their run.

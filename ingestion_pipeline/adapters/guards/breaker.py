@@ -73,25 +73,31 @@ class CircuitBreaker:
     @contextmanager
     def call(
         self, operation: str, model: str, share: Callable[[IngestionError], UsageShare] = lambda _: UsageShare(None)
-    ) -> Iterator[None]:
+    ) -> Iterator[UUID]:
         """Around one call of the vendor, whose outcome is noted; `share` is what an answer that failed was billed.
+
+        Yields the call's id. The log has a line of each call, with what the caller has bound to structlog's context.
 
         Raises VendorPausedError, and no call is made, while the breaker is open. An error with which it opens, or stays
         open, uses up no attempt.
         """
-        probe_id = self._enter()
+        probe_id, call_id = self._enter(), uuid4()
+        bound = log.bind(vendor=self._vendor.value, operation=operation, call_id=str(call_id))
         started = time.perf_counter()
         try:
-            yield
+            with structlog.contextvars.bound_contextvars(call_id=str(call_id)):
+                yield call_id
         except ANSWERS as error:
             seconds = time.perf_counter() - started
-            call = VendorCall(self._vendor, operation, model, (share(error),), seconds, outcome=error.code)
+            bound.info("vendor call", outcome=error.code, seconds=round(seconds, 3))
+            call = VendorCall(self._vendor, operation, model, (share(error),), seconds, error.code, call_id)
             counts = speaks_of_health(error)
             view = self._failed(FailedCall(call, error.message, counts, error.retry_after_seconds), probe_id)
             if counts and view.verdict != "closed":
                 error.uses_attempt = False
                 error.retry_after_seconds = max(error.retry_after_seconds or 0.0, self._wait_seconds(view))
             raise
+        bound.info("vendor call", outcome="ok", seconds=round(time.perf_counter() - started, 3))
         self._succeeded(probe_id)
 
     def _enter(self) -> UUID | None:

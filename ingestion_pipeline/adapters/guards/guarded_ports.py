@@ -1,6 +1,7 @@
 """An Embedder and a Parser whose calls pass a rate limit and a circuit breaker; whoever uses them does not notice."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from ingestion_pipeline.adapters.guards.breaker import CircuitBreaker
@@ -40,8 +41,8 @@ class GuardedEmbedder:
         if self._limiter.limits(EMBED_TOKENS):
             estimate = sum(map(len, texts)) // CHARACTERS_A_TOKEN
         self._limiter.take(**{EMBED_REQUESTS: 1, EMBED_TOKENS: estimate})
-        with self._breaker.call("embed", self.model, self._billed):
-            embeddings = self._embedder.embed(texts)
+        with self._breaker.call("embed", self.model, self._billed) as call_id:
+            embeddings = replace(self._embedder.embed(texts), call_id=call_id)
         self._limiter.correct(EMBED_TOKENS, embeddings.tokens - estimate)
         return embeddings
 

@@ -58,7 +58,7 @@ class PostgresDocumentStore:
     def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
         batch_id = uuid4()
         with self._transaction() as connection:
-            rows = self._queries.claim_batch(
+            claimed = self._queries.claim_batch(
                 connection,
                 lane=lane.value,
                 batch_id=batch_id,
@@ -67,8 +67,10 @@ class PostgresDocumentStore:
                 max_documents=max_documents,
                 max_bytes=max_bytes,
             )
-            document_ids = tuple(row["document_id"] for row in rows)
-        return Batch(batch_id, document_ids) if document_ids else None
+            rows = list(claimed)
+        if not rows:
+            return None
+        return Batch(batch_id, tuple(row["document_id"] for row in rows), tuple(row["correlation_id"] for row in rows))
 
     @contextmanager
     def announced_work(self, lane: Lane) -> Iterator[Callable[[float], bool]]:

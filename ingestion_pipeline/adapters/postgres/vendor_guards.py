@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.queries import queries
@@ -92,7 +92,7 @@ class PostgresVendorGuards:
                 code=call.outcome,
                 message=failed.message,
                 retry_after=failed.retry_after_seconds,
-                call_id=uuid4(),
+                call_id=call.call_id,
                 operation=call.operation,
                 model=call.model,
                 tokens=sum(share.tokens for share in call.shares),
