@@ -30,7 +30,7 @@ from ingestion_pipeline.settings import Settings
 
 EMBEDDING_DIMENSIONS = 1536  # as the schema's vectors
 PROBE_PATIENCE_SECONDS = 5.0
-LONGEST_OPEN = 10  # times as long as at first
+LONGEST_OPEN = 2  # times as long as at first: once a minute somebody looks whether the vendor is back
 
 
 def document_store(settings: Settings, *, actor: str = "worker") -> DocumentStore:

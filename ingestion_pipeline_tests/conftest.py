@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 SLOWEST = "ingestion_pipeline_tests/e2e/"
 SHARING_A_STACK = tuple(
-    SLOWEST + name for name in ("test_audit.py", "test_browser.py", "test_documents.py", "test_operation.py")
+    SLOWEST + name
+    for name in ("test_audit.py", "test_browser.py", "test_documents.py", "test_operation.py", "test_vendor_outage.py")
 )
 
 

@@ -6,12 +6,17 @@ import pytest
 from running_stack import RunningStack
 
 POLL_SECONDS = 2
+BREAKER_OPEN_SECONDS = 2
 
 
 @pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """Up and ready; parse jobs whose webhook does not come are asked for after POLL_SECONDS."""
-    running = RunningStack(tmp_path_factory.mktemp("stack") / "data", {"INGEST_PARSE_POLL_SECONDS": str(POLL_SECONDS)})
+    """Up and ready; parse jobs without a webhook are asked for, and ill vendors are tested, after so many seconds."""
+    settings = {
+        "INGEST_PARSE_POLL_SECONDS": str(POLL_SECONDS),
+        "INGEST_BREAKER_OPEN_SECONDS": str(BREAKER_OPEN_SECONDS),
+    }
+    running = RunningStack(tmp_path_factory.mktemp("stack") / "data", settings)
     try:
         running.start()
         yield running
