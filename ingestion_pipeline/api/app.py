@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from ingestion_pipeline.api import accounts, documents, health, problems, search, webhooks
+from ingestion_pipeline.api import accounts, documents, health, metrics, problems, search, webhooks
 from ingestion_pipeline.api.correlation import CorrelationMiddleware
 from ingestion_pipeline.api.openapi import describe
 from ingestion_pipeline.api.services import ApiServices
@@ -43,7 +43,7 @@ def create_app(services: ApiServices) -> FastAPI:
     app.state.readiness = health.ReadinessCheck(services)
     app.add_middleware(CorrelationMiddleware)
     problems.install(app)
-    for module in (documents, search, accounts, webhooks, health):
+    for module in (documents, search, accounts, metrics, webhooks, health):
         app.include_router(module.router)
     app.openapi = describe(  # type: ignore[method-assign]  # how FastAPI's documentation says to extend it
         app,

@@ -1,5 +1,6 @@
 """GET /usage and /vendors, and what a document cost."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -134,6 +135,31 @@ def test_a_paused_vendor_and_a_used_limit_are_told(api: RunningApi, database_url
     [limit] = told["rate_limits"]
     assert (limit["name"], limit["per_minute"], limit["capacity"]) == ("parse_requests", 60.0, 5.0)
     assert 3.0 <= limit["available"] <= 5.0
+
+
+def test_prometheus_reads_states_breakers_and_what_was_spent(
+    api: RunningApi, database_urls: DatabaseUrls, ledger: Any
+) -> None:
+    api.upload(b"A text that waits.")
+    ledger(at=datetime.now(UTC).isoformat(), tokens=30, cost="0.5")
+    ledger(at=datetime.now(UTC).isoformat(), owner=OTHER_OWNER, tokens=7, cost="0.25", call=ANOTHER_CALL)
+    execute(
+        database_urls.owner,
+        "insert into upload_pipeline.vendor_breakers (vendor, state, failures, reopens_at)"
+        " values ('openai', 'open', 7, now() + interval '1 minute')",
+    )
+    answer = api.request("GET", "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    told = {(line.split("{")[0], *re.findall(r'"(\w+)"', line)): float(line.split("} ")[1]) for line in lines}
+    assert told["ingest_documents", "uploaded"] == 1
+    assert told["ingest_documents", "complete"] == 0
+    assert told["ingest_vendor_breaker", "openai", "open"] == 1
+    assert told["ingest_vendor_breaker", "openai", "closed"] == 0
+    assert told["ingest_vendor_breaker", "llamacloud", "closed"] == 1
+    assert told["ingest_tokens_today", "openai", "embed", "m"] == 30
+    assert (told["ingest_spent_usd_today", "owner"], told["ingest_spent_usd_today", "installation"]) == (0.5, 0.75)
+    assert api.request("GET", "/metrics", key=None).status_code == 401
 
 
 @pytest.fixture
