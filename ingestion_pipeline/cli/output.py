@@ -111,8 +111,8 @@ def failures_view(documents: Sequence[Record]) -> RenderableType:
         for document in failed:
             facts = f"  attempt {document['attempt']}{_next_try(document)}  "
             line = Text.assemble(document["document_id"], "  ", state_text(document["state"]), facts)
-            parts.append(Padding(line.append_text(shown(document["filename"])), (0, 0, 0, 2)))
-            parts.append(Padding(shown(document["last_error"]["message"]), (0, 0, 0, 6)))
+            parts.append(Padding(line.append_text(shown(document["filename"])), (0, 0, 0, 2), expand=False))
+            parts.append(Padding(shown(document["last_error"]["message"]), (0, 0, 0, 6), expand=False))
         parts.append("")
     return Group(*parts)
 
@@ -187,7 +187,7 @@ def hit_view(rank: int, hit: Record, query: str) -> RenderableType:
     head = Text.assemble(f"{rank}. ", f"{hit['score']:.3f}  ", shown(hit["filename"]).append(f", {page}"), style="bold")
     headings = " > ".join(hit["heading_path"])
     body = [shown(text) for text in (headings, snippet(hit["text"], query)) if text]
-    return Group(head, *(Padding(text, (0, 0, 0, 3)) for text in body))
+    return Group(head, *(Padding(text, (0, 0, 0, 3), expand=False) for text in body))
 
 
 def snippet(text: str, query: str, characters: int = SNIPPET_CHARACTERS) -> str:
