@@ -41,7 +41,7 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _WRONG_SETTINGS = {"NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"}
 _FORBIDDEN = {1, 13, 30}  # EPERM, EACCES, EROFS
 _NOT_A_FOLDER = {17, 20, 21}  # EEXIST, ENOTDIR, EISDIR: a key below another, which local files can't hold
-_FULL = {28, 122}  # ENOSPC, EDQUOT
+_FULL = {27, 28, 122}  # EFBIG (a limit of the process), ENOSPC, EDQUOT
 Result = TypeVar("Result")
 
 

@@ -1,5 +1,6 @@
 """Uploads that break off, by the client, the database or the store: what is left is nothing, or what is needed."""
 
+import resource
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,23 @@ def test_an_upload_of_unknown_length_is_refused_where_it_passes_the_limit(
 
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
     assert_nothing_is_left(api, database_urls)
+
+
+def test_an_upload_that_finds_no_room_leaves_nothing_and_succeeds_once_there_is_some(
+    api: RunningApi, database_urls: DatabaseUrls
+) -> None:
+    text = b"A page of a book.\n" * (MAX_UPLOAD_BYTES // 40)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) // 2, before[1]))  # as a full disk: the rest is not written
+    try:
+        refused = api.upload(text)
+        assert (refused.status_code, refused.json()["code"]) == (503, "store_full")
+        assert refused.json()["remedy"].startswith("Make room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert draft_files(api) == []
+    assert_nothing_is_left(api, database_urls)
+    assert api.upload(text).status_code == 201
 
 
 def test_a_client_that_goes_away_in_the_middle_leaves_nothing(database_urls: DatabaseUrls, tmp_path: Any) -> None:

@@ -117,6 +117,23 @@ def test_a_constraint_violation_is_a_bug_and_no_outage(
     assert store.load([document_id]) == [document]
 
 
+@pytest.mark.parametrize("condition", ["disk_full", "out_of_memory", "too_many_connections", "admin_shutdown"])
+def test_a_server_that_runs_out_of_something_is_an_outage_and_commits_nothing(
+    database_urls: DatabaseUrls, condition: str
+) -> None:
+    database = Database(database_urls.worker, application_name="test")
+    register(database_urls.owner)
+    with (
+        pytest.raises(DatabaseUnavailableError, match="no more"),
+        database.transaction(actor="test") as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("update upload_pipeline.documents set filename = 'changed.md'")
+        cursor.execute(f"do $$ begin raise exception 'no more' using errcode = '{condition}'; end $$")
+    assert sql(database_urls.owner, "select filename from upload_pipeline.documents") == [("manual.md",)]
+    database.close()
+
+
 def test_a_deadlock_is_an_outage_of_the_one_that_loses(database_urls: DatabaseUrls) -> None:
     register(database_urls.owner, sizes=[1, 1])
     database = Database(database_urls.worker, application_name="test")
