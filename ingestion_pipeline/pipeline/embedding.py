@@ -86,12 +86,15 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
 
     left = list(documents)
     doubted: set[Text] = set()
+    is_paid_for = True  # some of it, so that it has to be looked for
     while left:
-        left = group.together(reuse, left, _itself, Asset.EMBEDDINGS)
+        if is_paid_for:
+            left = group.together(reuse, left, _itself, Asset.EMBEDDINGS)
         page = store.missing_vectors(_ids(left), PAGE_TEXTS) if left else []
         missing = _affordable(group, left, page, spending)
         wanted = {_identity(text) for text in missing}
         mine, doubted = group.crew.purchases.take(wanted, doubted)
+        is_paid_for = mine != wanted
         try:
             _request_all(group, [text for text in missing if _identity(text) in mine], spending)
         finally:
@@ -101,7 +104,7 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
             if document.document_id in spending.errors:
                 group.settle(document, Asset.EMBEDDINGS, spending.errors[document.document_id])
         left = [document for document in left if document.document_id not in spending.errors]
-        if len(page) < PAGE_TEXTS and mine == wanted:
+        if len(page) < PAGE_TEXTS and not is_paid_for:
             break
     return left
 

@@ -1,10 +1,15 @@
 """What is sent to the embedder: full requests, each text once, and one document's fault is no other's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import pytest
 
 from ingestion_pipeline.domain import ParsedText, State, document_id_for, sha256_of
+from ingestion_pipeline.pipeline import embedding
 from ingestion_pipeline.pipeline.report import Asset
 from ingestion_pipeline.stages.chunk import chunk
+from orchestration.faulty_ports import Around
 from orchestration.pipeline_under_test import OWNER, PipelineUnderTest, document_text, failure_of, only
 
 
@@ -46,6 +51,27 @@ def test_a_text_that_was_embedded_before_is_not_sent_again(pipeline: PipelineUnd
     assert pipeline.texts_embedded() == 1
     told = pipeline.materialised(Asset.EMBEDDINGS, later)
     assert (told["vectors_reused"], told["vectors_requested"], told["tokens"]) == (1, 0, 0)
+
+
+def test_of_a_document_of_many_pages_what_is_paid_for_is_looked_for_once(
+    pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "PAGE_TEXTS", 2)
+    looks: list[UUID] = []
+
+    class Counted(Around):
+        def reuse_vectors(self, claim: str, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
+            looks.extend(document_ids)
+            found: dict[UUID, int] = self._real.reuse_vectors(claim, document_ids, model)
+            return found
+
+    document_id = pipeline.upload(document_text("book", paragraphs=200))
+    pipeline.with_services(documents=Counted(pipeline.services.documents)).complete()
+    document = pipeline.document(document_id)
+    assert document.state is State.COMPLETE
+    assert document.chunk_count is not None
+    assert document.chunk_count == pipeline.texts_embedded() > 5
+    assert looks == [document_id]
 
 
 def test_a_text_that_is_refused_fails_its_document_and_no_other(pipeline: PipelineUnderTest) -> None:
