@@ -43,6 +43,14 @@ def states(stack: RunningStack) -> Counter[str]:
     return Counter(stack.api("GET", "/documents/summary").json()["states"])
 
 
+def command(process: psutil.Process) -> list[str]:
+    """With which it was started; nothing if it is gone."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def freeze(stack: RunningStack) -> None:
     """Stop the clock of the workers and wait until PostgreSQL has nothing to do, so that what it has can be counted."""
     for process in stack.processes():
@@ -91,7 +99,7 @@ def test_runs_of_a_code_server_that_is_told_to_stop_give_back_what_they_have(run
     running.script_fault("openai", {"match": "the book slow", "fault": {"kind": "latency", "seconds": 60}})
     document_id = upload_book(running, "slow answer")
     wait_for(lambda: running.calls("openai")["in_flight"] > 0, "an embedding request is in flight", 90)
-    [code_server] = [each for each in running.processes() if each.cmdline()[-6:-4] == ["serve", "code"]]
+    [code_server] = [each for each in running.processes() if command(each)[-6:-4] == ["serve", "code"]]
     code_server.terminate()  # alone, as in a container: it has to tell its runs
     job = "select claimed_by, attempt, last_error_code from upload_pipeline.upload_jobs where document_id = %s"
     [given_back] = wait_for(
