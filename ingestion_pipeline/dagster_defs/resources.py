@@ -26,6 +26,14 @@ def services_of_process() -> Services:
     return build_services(load_settings())
 
 
+def check_database() -> None:
+    """Raise ConfigurationError unless the workers' database has a schema as new as this code: with an older one every
+    document would fail."""
+    database = worker_database(load_settings(), "ingest-check")
+    database.check()
+    database.close()
+
+
 def build_services(settings: Settings) -> Services:
     """The adapters that the settings ask for."""
     shared = worker_database(settings, "ingest-guards")

@@ -14,6 +14,7 @@ from dagster._cli.api import grpc_command
 from dagster._grpc import server
 
 from ingestion_pipeline.dagster_defs.interruption import ignoring_sigterm, stop_runs_with_this_process
+from ingestion_pipeline.dagster_defs.resources import check_database
 
 DEFINITIONS = "ingestion_pipeline.definitions"
 # What a run imports sooner or later. Nothing here may start a thread: the process forks.
@@ -56,6 +57,7 @@ def end_runs_of_the_dead(instance: dg.DagsterInstance) -> list[str]:
 
 def serve_code(host: str, port: int) -> None:
     """Serve the definitions over gRPC until a signal ends it; runs that are at work then end before it."""
+    check_database()
     with dg.DagsterInstance.get() as instance:
         end_runs_of_the_dead(instance)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would be in the process that forks

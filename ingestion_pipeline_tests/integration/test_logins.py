@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from command_line import run_ingest
 from conftest import DatabaseUrls, PostgresServer
 from pydantic import SecretStr
 from stored_documents import WAITING, sql, wait_for
@@ -59,3 +60,19 @@ def test_a_service_whose_database_will_not_do_names_its_own_setting(
     monkeypatch.setattr(adapter, "MINIMUM_SERVER", 990000)
     with pytest.raises(ConfigurationError, match="server of INGEST_API_DATABASE_URL is PostgreSQL"):
         build_app(settings)
+
+
+def test_no_service_starts_on_a_schema_that_is_older_than_its_code(database_urls: DatabaseUrls, tmp_path: Path) -> None:
+    Migrator(database_urls.owner).rollback()
+    given = {"INGEST_WORKER_DATABASE_URL": database_urls.worker, "INGEST_API_DATABASE_URL": database_urls.api}
+    needed = {
+        "INGEST_OBJECT_STORE_DIR": str(tmp_path),
+        "INGEST_API_KEY": "key-of-the-services-test",
+        "INGEST_WEBHOOK_SECRET": "secret-of-the-webhooks",
+        "INGEST_OPENAI_API_KEY": "sk-test",
+    }
+    for service, setting in ((("api",), "INGEST_API"), (("code", "--port", "4000"), "INGEST_WORKER")):
+        done = run_ingest("serve", *service, settings=given | needed, directory=tmp_path)
+        assert done.returncode != 0
+        assert f"{setting}_DATABASE_URL is older than this version: run `ingest db migrate`" in done.stderr
+        assert "Traceback" not in done.stderr

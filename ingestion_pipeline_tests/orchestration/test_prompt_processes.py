@@ -63,6 +63,7 @@ def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
     port = usable_port("127.0.0.1")
     command = [sys.executable, "-m", "ingestion_pipeline.cli", "serve", "code", "--port", str(port)]
     environment = {**os.environ, **dagster_environment(database_urls.worker, tmp_path, port)}
+    environment["INGEST_WORKER_DATABASE_URL"] = database_urls.worker
     with subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) as server:
         try:
             process = psutil.Process(server.pid)

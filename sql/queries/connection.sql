@@ -3,8 +3,14 @@
 select set_config('ingest.actor', :actor, true), set_config('request.jwt.claims', :claims, true);
 
 -- name: schema_exists^
--- Whether the migrations have run.
-select to_regclass('upload_pipeline.upload_jobs') is not null as present;
+-- Whether there is our schema, and whether it is new enough to tell its migrations.
+select
+    to_regclass('upload_pipeline.upload_jobs') is not null as present,
+    to_regprocedure('upload_pipeline.applied_migrations()') is not null as tells_migrations;
+
+-- name: applied_migrations^
+-- The versions of the migrations that have run.
+select upload_pipeline.applied_migrations() as versions;
 
 -- name: pgvector_version^
 -- The version of pgvector that is installed in this database, or would be.

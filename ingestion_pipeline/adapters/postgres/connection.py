@@ -14,7 +14,7 @@ import psycopg2.extras
 from sqlalchemy import create_engine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.queries import MIGRATIONS, queries
 from ingestion_pipeline.errors import ConfigurationError, DatabaseUnavailableError
 from ingestion_pipeline.settings import check_postgres_url
 
@@ -122,12 +122,18 @@ class Database:
         self._engine.dispose()
 
     def check(self) -> None:
-        """Raise unless the server answers, is recent enough and has pgvector and our schema."""
+        """Raise unless the server answers, is recent enough and has pgvector and our schema, as new as this code's."""
         with self.transaction(actor="check") as connection:
             check_server(connection, self._setting)
-            if not queries().schema_exists(connection)["present"]:
+            schema = queries().schema_exists(connection)
+            if not schema["present"]:
                 raise ConfigurationError(
                     f"the database of {self._setting} has no ingestion schema: run `ingest db migrate`"
+                )
+            applied = queries().applied_migrations(connection)["versions"] if schema["tells_migrations"] else []
+            if {path.name.split("_", 1)[0] for path in MIGRATIONS.glob("*.sql")} - set(applied):
+                raise ConfigurationError(
+                    f"the schema in the database of {self._setting} is older than this version: run `ingest db migrate`"
                 )
 
 

@@ -20,7 +20,7 @@ import psycopg2
 from psycopg2.extensions import encrypt_password, parse_dsn
 
 from ingestion_pipeline.adapters.postgres.connection import Connection, check_server, classified, connect
-from ingestion_pipeline.adapters.postgres.queries import SQL_ROOT, queries
+from ingestion_pipeline.adapters.postgres.queries import MIGRATIONS, queries
 from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.domain import Precision
 from ingestion_pipeline.errors import ConfigurationError, MigrationError
@@ -42,7 +42,7 @@ class Migration:
 class Migrator:
     """Migrates one database, as the role of `url`, which owns what it creates."""
 
-    def __init__(self, url: str, folder: Path = SQL_ROOT / "migrations") -> None:
+    def __init__(self, url: str, folder: Path = MIGRATIONS) -> None:
         self._url = url
         self._folder = folder
 

@@ -9,6 +9,7 @@ from psycopg2.extras import RealDictCursor
 from ingestion_pipeline.settings import PROJECT_ROOT
 
 SQL_ROOT = PROJECT_ROOT / "sql"
+MIGRATIONS = SQL_ROOT / "migrations"
 
 
 @cache
