@@ -255,6 +255,13 @@ class DocumentStore(Protocol):
         """Extend a claim; returns what is still held."""
         ...
 
+    def expect_held(self, claim: str, document_ids: Sequence[UUID]) -> None:
+        """Before something is paid for: raises ClaimLostError if others have what was claimed, because this process
+        stood still for longer than the claim's life. Asks the database only then; what else ends a claim the next write
+        notices.
+        """
+        ...
+
     def release_claim(self, claim: str, document_ids: Sequence[UUID] | None = None) -> None:
         """Give documents back (None: all that the claim holds; of the settled ones Dagster is told by another run)."""
         ...

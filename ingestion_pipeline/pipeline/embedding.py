@@ -129,6 +129,7 @@ def _request_all(group: Group, missing: Sequence[PendingText], spending: _Spendi
         documents = {text.document_id for text in batch}
         try:
             group.crew.go_on()
+            group.services.documents.expect_held(group.crew.claim, list(_holders(batch, same_content)))
             _request(group, batch, same_content, spending)
         except RequestRejectedError as error:
             if len(documents) == 1:

@@ -45,6 +45,7 @@ def _submit(document: Document, claim: str, services: Services) -> StageReport:
     started = time.monotonic()
     try:
         _verify(document, services)
+        services.documents.expect_held(claim, [document.document_id])
         job = _parse_job(document, services)
         services.documents.parse_submitted(document, claim, job.job_id, services.limits.parse_poll_seconds)
         log.info("submitted", parse_job_id=job.job_id)

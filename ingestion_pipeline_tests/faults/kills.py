@@ -24,6 +24,7 @@ WORKER_WRITES = {
     "stored → finalized": "promote",
 }
 API_WRITES = {"upload → uploaded": "register", "webhook → parsed": "receive_parse_event"}
+SUBMITTED_AT_ONCE = 8  # by one run: what stands between its last look at the lease and its request is in flight
 COMMITS = (Moment.BEFORE_COMMIT, Moment.AFTER_COMMIT)
 # A batch whose run died is closed by the audit; an object that no row refers to is swept by it.
 AFTER_A_DEATH = frozenset({Code.BATCH_UNFINISHED})
@@ -57,7 +58,8 @@ def worker_stands(strike: Strike, scene: Scene, texts: Sequence[str]) -> Explain
     scene.end_fault()
     scene.start_workers()
     scene.afterwards.append(partial(scene.let_go_on, standing))
-    return Explained(findings=AFTER_A_DEATH)
+    submitting = strike.method == "parse_submitted"
+    return Explained(findings=AFTER_A_DEATH, parse_jobs=SUBMITTED_AT_ONCE - 1 if submitting else 0)
 
 
 def api_killed(strike: Strike, scene: Scene, texts: Sequence[str]) -> Explained:
@@ -119,6 +121,9 @@ POSTGRES_KILLED = [
 ]
 APIS_KILLED = _cells("API killed", api_killed, API_WRITES, Deed.DIE, COMMITS)
 WORKERS_STANDING = _cells(
-    "worker stands still past its lease", worker_stands,
-    {place: method for place, method in WORKER_WRITES.items() if method != "claim_batch"}, Deed.STOP, [Moment.BEGIN],
-)  # fmt: skip
+    "worker stands still past its lease",
+    worker_stands,
+    {place: method for place, method in WORKER_WRITES.items() if method != "claim_batch"},
+    Deed.STOP,
+    [Moment.BEGIN, Moment.BEFORE_COMMIT],
+)

@@ -14,6 +14,7 @@ import llama_cloud  # noqa: F401  the vendors' SDKs take seconds
 import uvicorn
 
 from ingestion_pipeline.adapters import llamacloud, object_store, openai_embedder  # noqa: F401  for who is forked
+from ingestion_pipeline.adapters.postgres import connection
 from ingestion_pipeline.api.app import create_app
 from ingestion_pipeline.api.main import build_services as build_api_services
 from ingestion_pipeline.api.server import server_config
@@ -33,6 +34,7 @@ from ingestion_pipeline_tests.faults.strikes import Deed, Moment, Strike, Struck
 RECONCILE_SECONDS = 0.3
 IDLE_SECONDS = 0.05
 CLAIM_SECONDS = 1.5  # shorter than what may be set: recovery should take seconds
+connection.IDLE_SECONDS = 3.0  # likewise
 
 
 def settings_from(values: dict[str, Any]) -> Settings:
@@ -69,7 +71,8 @@ def work(
                 untold = reconcile(services).untold
                 if untold:
                     claim = str(uuid4())
-                    _run(services, claim, services.documents.claim_documents(untold, claim))
+                    services.documents.claim_documents(untold, claim)
+                    _run(services, claim)
                 reconciled_at = time.monotonic()
         except DatabaseUnavailableError:
             worked = False
@@ -84,16 +87,16 @@ def _batch(services: Services, lane: Lane) -> bool:
     batch = services.documents.claim_batch(lane, max_documents=limits.batch_documents, max_bytes=limits.batch_bytes)
     if batch is None:
         return False
-    failed = _run(services, batch.claim, batch.document_ids)
+    failed = _run(services, batch.claim)
     services.documents.finish_batch(batch.batch_id, failed)
     return True
 
 
-def _run(services: Services, claim: str, document_ids: Any) -> int:
+def _run(services: Services, claim: str) -> int:
     """What the step of a Dagster run does, without Dagster; how many documents failed."""
     failed = 0
     with kept_alive(services.documents, claim, services.limits.claim_seconds):
-        documents = services.documents.load(document_ids)
+        documents = services.documents.load(services.documents.renew_claim(claim))
         for report in advance_documents(documents, claim, services, threading.Event()):
             if report.is_last:
                 services.documents.release_claim(claim, [UUID(str(report.document_id))])

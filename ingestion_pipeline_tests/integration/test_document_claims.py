@@ -22,6 +22,7 @@ from stored_documents import (
     register,
     sql,
     vectors_for,
+    wait_for,
 )
 
 from ingestion_pipeline.adapters.postgres.connection import Database
@@ -273,3 +274,33 @@ def test_what_is_settled_when_a_run_gives_everything_back_is_for_another_run_to_
     assert job(owner, at_work)["claimed_by"] is None
     assert store.release_expired_claims() == [(settled, State.COMPLETE)]
     assert job(owner, settled)["claimed_by"] is None
+
+
+def test_what_a_run_lost_while_it_stood_still_is_noticed_before_anything_is_paid_for(
+    owner: str, database_urls: DatabaseUrls
+) -> None:
+    database = Database(database_urls.worker, application_name="test")
+    store = PostgresDocumentStore(database, actor="standing", claim_seconds=0.3)
+    lost, kept = register(owner, sizes=[10] * 2)
+    store.claim_documents([lost, kept], "standing")
+    store.renew_claim("standing")
+    store.expect_held("standing", [lost, kept])
+    wait_for(lambda: store.claim_documents([lost], "other"), "another run takes what has expired")
+    for _ in range(2):  # asking again forgets nothing
+        with pytest.raises(ClaimLostError):
+            store.expect_held("standing", [lost, kept])
+        store.expect_held("standing", [kept])
+        store.renew_claim("standing")
+    database.close()
+
+
+def test_what_a_run_holds_is_not_asked_for_while_its_lease_lasts(owner: str, store: PostgresDocumentStore) -> None:
+    [document_id] = register(owner)
+    store.claim_documents([document_id], "run-7")
+    store.renew_claim("run-7")
+    expire_claims(owner)
+    store.expect_held("run-7", [document_id])
+    assert job(owner, document_id)["expires_in"] < 0, "the database was not asked, which would have renewed the claim"
+    store.release_claim("run-7")
+    with pytest.raises(ClaimLostError):
+        store.expect_held("run-7", [document_id])

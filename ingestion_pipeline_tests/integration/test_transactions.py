@@ -157,3 +157,29 @@ def test_a_deadlock_is_an_outage_of_the_one_that_loses(database_urls: DatabaseUr
     winner = ("asc", "desc")[outcomes.index("committed")]
     assert sql(database_urls.owner, "select distinct filename from upload_pipeline.documents") == [(winner,)]
     database.close()
+
+
+def test_the_locks_of_a_process_that_stands_still_in_a_transaction_are_lifted(
+    database_urls: DatabaseUrls, store: PostgresDocumentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [document_id] = register(database_urls.owner)
+    store.claim_documents([document_id], "standing")
+    monkeypatch.setattr(adapter, "IDLE_SECONDS", 0.3)
+    database = Database(database_urls.worker, application_name="standing")
+    with pytest.raises(DatabaseUnavailableError), database.transaction(actor="standing") as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("select from upload_pipeline.upload_jobs for update")
+        sql(database_urls.owner, "update upload_pipeline.upload_jobs set claim_expires_at = now()")  # waits for it
+        assert store.release_expired_claims() == [(document_id, State.UPLOADED)]
+    database.close()
+
+
+def test_a_transaction_that_works_is_not_ended_however_long_it_takes(
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "IDLE_SECONDS", 0.2)
+    database = Database(database_urls.worker, application_name="test")
+    with database.transaction(actor="test") as connection, connection.cursor() as cursor:
+        cursor.execute("select pg_sleep(0.6)")
+        assert cursor.fetchone() == ("",)
+    database.close()

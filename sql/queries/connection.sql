@@ -1,6 +1,10 @@
 -- name: begin^
--- Says for whom a transaction acts: the actor for the history, the claims for row-level security.
-select set_config('ingest.actor', :actor, true), set_config('request.jwt.claims', :claims, true);
+-- Says for whom a transaction acts: the actor for the history, the claims for row-level security. The locks of a process that
+-- stands still in the middle of it are lifted after a while: by ending its session.
+select
+    set_config('ingest.actor', :actor, true),
+    set_config('request.jwt.claims', :claims, true),
+    set_config('idle_in_transaction_session_timeout', :idle_milliseconds, true);
 
 -- name: schema_exists^
 -- Whether there is our schema, and whether it is new enough to tell its migrations.

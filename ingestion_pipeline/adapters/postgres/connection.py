@@ -21,6 +21,7 @@ from ingestion_pipeline.settings import check_postgres_url
 MINIMUM_SERVER = 150000
 MINIMUM_PGVECTOR = (0, 7)
 POOL_WAIT_SECONDS = 30
+IDLE_SECONDS = 30.0  # of a transaction that nobody goes on with
 Connection = psycopg2.extensions.connection
 
 psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]  # its stub has no types
@@ -83,7 +84,8 @@ class Database:
             try:
                 connection = pooled.driver_connection
                 assert isinstance(connection, Connection)
-                queries().begin(connection, actor=actor, claims=claims)
+                idle = f"{IDLE_SECONDS * 1000:.0f}"
+                queries().begin(connection, actor=actor, claims=claims, idle_milliseconds=idle)
                 yield connection
                 connection.commit()
             except (psycopg2.OperationalError, psycopg2.InterfaceError):

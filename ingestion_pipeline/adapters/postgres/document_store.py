@@ -11,6 +11,7 @@ import numpy as np
 import psycopg2.errors
 from numpy.typing import NDArray
 
+from ingestion_pipeline.adapters.postgres import leases
 from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_rows
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.ledger import record_calls
@@ -49,6 +50,7 @@ class PostgresDocumentStore:
         self._database = database
         self._actor = actor
         self._claim_seconds = claim_seconds
+        self._leases = leases.Leases(claim_seconds)
         self._precision = precision
         self._is_precision_checked = False
         self._queries = queries()
@@ -89,15 +91,31 @@ class PostgresDocumentStore:
             return [row["document_id"] for row in rows]
 
     def renew_claim(self, claim: str) -> list[UUID]:
+        asked_at = leases.now()
         with self._transaction() as connection:
             rows = self._queries.renew_claim(connection, claim=claim, claim_seconds=self._claim_seconds)
-            return [row["document_id"] for row in rows]
+            held = [row["document_id"] for row in rows]
+        self._leases.renewed(claim, asked_at, held)
+        return held
+
+    def expect_held(self, claim: str, document_ids: Sequence[UUID]) -> None:
+        lost = set(document_ids)
+        if self._leases.has_run_out(claim):
+            lost -= set(self.renew_claim(claim))
+        else:
+            lost = self._leases.lost(claim, lost)
+        if lost:
+            raise ClaimLostError(
+                f"no longer this run's, which stood still: {len(lost)} of {len(document_ids)} documents"
+            )
 
     def release_claim(self, claim: str, document_ids: Sequence[UUID] | None = None) -> None:
         with self._transaction() as connection:
             self._queries.release_claim(
                 connection, claim=claim, document_ids=None if document_ids is None else list(document_ids)
             )
+        if document_ids is None:
+            self._leases.forget(claim)
 
     def release_expired_claims(self) -> list[tuple[UUID, State]]:
         with self._transaction() as connection:
