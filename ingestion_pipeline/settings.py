@@ -227,8 +227,12 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises ConfigurationError that names each wrong one, without its value, and each that does not exist.
     """
-    lines = _unknown()
     settings: Settings | None = None
+    try:
+        lines = _unknown()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 at byte {error.start}"
+        raise ConfigurationError(f".env can't be read: {reason}") from None
     try:
         settings = Settings(**overrides)
     except ValidationError as error:

@@ -96,7 +96,10 @@ def list_documents(
         list[State] | None,
         Query(description="Only documents in this state, or in one of these: give it several times."),
     ] = None,
-    code: Annotated[str | None, Query(max_length=100, description="Only those whose last error has this code.")] = None,
+    code: Annotated[
+        str | None,
+        Query(max_length=100, pattern="^[a-z0-9_]+$", description="Only those whose last error has this code."),
+    ] = None,
     has_error: Annotated[
         bool | None,
         Query(description="Only those whose last attempt failed: dead letters, and what waits for a retry."),

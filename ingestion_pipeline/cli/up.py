@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -62,7 +62,7 @@ def up(*, demo: bool, exit_after_demo: bool) -> int:
 
 def _run(settings: Settings, *, demo: bool, exit_after_demo: bool) -> int:
     stack = LocalStack(settings)
-    supervisor = Supervisor(stack.prepare(), stack.log_dir, stack.run_dir, on_event=click.echo)
+    supervisor = Supervisor(stack.prepare(), stack.log_dir, stack.run_dir, on_event=_say)
     try:
         if not supervisor.start():
             return DEMO_STOPPED_EXIT_STATUS
@@ -79,6 +79,12 @@ def _run(settings: Settings, *, demo: bool, exit_after_demo: bool) -> int:
     finally:
         supervisor.stop()
         stack.forget_addresses()
+
+
+def _say(event: str) -> None:
+    """To whoever still listens: `ingest up | tee log` loses its reader before it is stopped itself."""
+    with suppress(BrokenPipeError):
+        click.echo(event)
 
 
 @contextmanager

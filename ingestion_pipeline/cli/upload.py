@@ -45,6 +45,8 @@ def upload(
     files = collect_files(paths)
     if not files:
         raise ConfigurationError("There are no files in what was given; hidden files in folders are left out.")
+    if report:
+        write_report([], report)  # if it can't be written, now is the time to say so
     client = connect()
     client.counts()  # an API that is away or refuses the key is one error, not one for each file
     rows = upload_files(
@@ -66,11 +68,17 @@ def write_report(rows: Sequence[FileRow], path: Path) -> None:
     try:
         pandas.DataFrame([row.as_json() for row in rows]).to_csv(path, index=False)
     except OSError as error:
-        raise ConfigurationError(f"The report {path} can't be written: {error.strerror}") from None
+        raise ConfigurationError(f"The report {path} can't be written: {error.strerror or error}") from None
 
 
 def collect_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those of the folders named: sorted within a folder, hidden ones left out, each once."""
+    """The files named, and those of the folders named: sorted within a folder, hidden ones left out, each once.
+
+    Raises ConfigurationError for a name of what is neither.
+    """
+    for path in paths:
+        if not path.is_file() and not path.is_dir():
+            raise ConfigurationError(f"{path} is neither a file nor a folder.")
     found = dict.fromkeys(file for path in paths for file in (_files_below(path) if path.is_dir() else [path]))
     return list(found)
 

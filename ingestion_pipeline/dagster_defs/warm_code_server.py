@@ -6,10 +6,12 @@ comes to be is replaced; termination, health checks and crash detection stay Dag
 
 import multiprocessing
 import os
+from contextlib import nullcontext
 from multiprocessing import forkserver
 from typing import Any
 
 import dagster as dg
+from dagster._cli import utils
 from dagster._cli.api import grpc_command
 from dagster._grpc import server
 
@@ -55,9 +57,18 @@ def end_runs_of_the_dead(instance: dg.DagsterInstance) -> list[str]:
     return ended
 
 
+def keep_environment() -> None:
+    """Keep Dagster from putting .env over the environment: there the environment counts, and what is empty is not set.
+
+    The settings read .env themselves.
+    """
+    utils._inject_local_env_file = lambda _logger: nullcontext()  # type: ignore[assignment,return-value]
+
+
 def serve_code(host: str, port: int) -> None:
     """Serve the definitions over gRPC until a signal ends it; runs that are at work then end before it."""
     check_database()
+    keep_environment()
     with dg.DagsterInstance.get() as instance:
         end_runs_of_the_dead(instance)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would be in the process that forks

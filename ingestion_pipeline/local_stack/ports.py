@@ -2,9 +2,11 @@
 
 import socket
 
+from ingestion_pipeline.errors import StartupError
+
 
 def usable_port(host: str, preferred: int = 0) -> int:
-    """`preferred` if nobody listens there, else a free port of the kernel's choice."""
+    """`preferred` if nobody listens there, else a free port of the kernel's choice. Raises StartupError without any."""
     for candidate in (preferred, 0):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -13,4 +15,4 @@ def usable_port(host: str, preferred: int = 0) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise OSError(f"no free port on {host}")
+    raise StartupError(f"no port of {host} can be used: it has to be an address of this machine")

@@ -113,13 +113,16 @@ class LocalStack:
         settings = self._settings
         if settings.llama_cloud_api_key and settings.openai_api_key:
             return {}
+        state = self._data / "mocks"
+        state.mkdir(exist_ok=True)
+        state.chmod(0o700)  # with each job the parser keeps the secret of its webhook
         parser_port = usable_port(LOOPBACK)
         embedder_port = usable_port(LOOPBACK)
         self._services.append(
             Service(
                 name="mocks",
                 command=[
-                    *(sys.executable, "-m", "mock_services", "--state-dir", str(self._data / "mocks")),
+                    *(sys.executable, "-m", "mock_services", "--state-dir", str(state)),
                     *("--llamacloud-port", str(parser_port), "--openai-port", str(embedder_port)),
                 ],
                 ready=f"http://{LOOPBACK}:{embedder_port}/healthz",

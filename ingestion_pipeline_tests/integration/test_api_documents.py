@@ -177,6 +177,7 @@ def test_a_document_that_is_not_there_is_a_404(api: RunningApi, path: str) -> No
         ("/documents?limit=0", "invalid_request"),
         ("/documents?limit=201", "invalid_request"),
         ("/documents?state=nowhere", "invalid_request"),
+        ("/documents?code=%00", "invalid_request"),
         ("/documents/not-a-uuid", "invalid_request"),
         (f"/documents/{UNKNOWN_DOCUMENT}/events?after=-1", "invalid_request"),
         (f"/documents/{UNKNOWN_DOCUMENT}/events?after={2**63}", "invalid_request"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import psutil
 import pytest
+from dagster._cli import utils
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.test_utils import create_run_for_test
 from dagster._daemon import backfill, controller, sensor
@@ -82,6 +83,22 @@ def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
             assert fork_server.num_threads() == 1, "a process with threads is not safe to fork"
         finally:
             server.terminate()
+
+
+def test_an_empty_line_of_env_does_not_undo_what_the_environment_sets(
+    instance: dg.DagsterInstance, tmp_path: "Path", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("INGEST_OPENAI_API_KEY=\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INGEST_OPENAI_API_KEY", "sk-set")
+    monkeypatch.setattr(utils, "_inject_local_env_file", utils._inject_local_env_file)  # as it was, after the test
+    seen = []
+    for keep in (False, True):
+        if keep:
+            warm_code_server.keep_environment()
+        with utils.get_instance_for_cli(instance_ref=instance.get_ref()):  # as Dagster's code server begins
+            seen.append(os.environ["INGEST_OPENAI_API_KEY"])
+    assert seen == ["", "sk-set"]
 
 
 def test_runs_of_a_code_server_that_is_gone_end_and_leave_the_queue(instance: dg.DagsterInstance) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ingestion_pipeline.cli.client import ApiUnavailableError, with_retries
-from ingestion_pipeline.cli.upload import collect_files
+from ingestion_pipeline.cli.upload import collect_files, write_report
+from ingestion_pipeline.errors import ConfigurationError
 
 
 def write(folder: Path, *names: str) -> None:
@@ -71,3 +72,13 @@ def test_retries_end_after_the_given_number_of_attempts() -> None:
     with pytest.raises(ApiUnavailableError, match="gone"):
         with_retries(call, attempts=3, pause=lambda _seconds: None)
     assert call.calls == 3
+
+
+def test_a_device_is_no_file() -> None:
+    with pytest.raises(ConfigurationError, match="/dev/zero is neither a file nor a folder"):
+        collect_files([Path("/dev/zero")])
+
+
+def test_a_report_that_can_not_be_written_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"can't be written: .*directory"):
+        write_report([], tmp_path / "nowhere" / "report.csv")

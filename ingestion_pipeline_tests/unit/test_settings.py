@@ -230,3 +230,10 @@ def test_the_urls_that_libpq_reads_as_they_look_are_taken(monkeypatch: pytest.Mo
 def test_a_url_that_readers_would_take_apart_differently_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"postgresql://user:password@host:port/database.*percent-encoded"):
         check_postgres_url(url)
+
+
+def test_an_env_file_that_is_no_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(b"# ok\n\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"\.env can't be read: it is not UTF-8 at byte 5"):
+        load_settings()
