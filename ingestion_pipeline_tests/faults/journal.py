@@ -18,17 +18,29 @@ from ingestion_pipeline.errors import IngestionError, PostponedError
 from ingestion_pipeline.ports import Embeddings
 from ingestion_pipeline_tests.orchestration.faulty_ports import Around
 
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+
+
+def rounds_of(path: Path, process_id: int) -> Path:
+    """A file with a byte for each round of a process."""
+    return path.with_suffix(f".{process_id}")
+
 
 class Journal:
     """Appends lines; each goes to the kernel in one write, so that processes may share the file."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._descriptor = os.open(path, FLAGS, 0o600)
+        self._rounds = os.open(rounds_of(path, os.getpid()), FLAGS, 0o600)
 
     def note(self, event: str, **facts: Any) -> None:
         """Write an event down."""
         line = {"event": event, "process": os.getpid(), "thread": threading.get_ident(), **facts}
         os.write(self._descriptor, json.dumps(line).encode() + b"\n")
+
+    def note_round(self) -> None:
+        """This process has come to the end of a round."""
+        os.write(self._rounds, b".")
 
 
 class JournalledEmbedder(Around):

@@ -31,11 +31,17 @@ class Forked:
         self._process = psutil.Process(process_id)
 
     def is_alive(self) -> bool:
-        return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
+        return self._status() not in (None, psutil.STATUS_ZOMBIE)
 
     def is_standing(self) -> bool:
         """Whether SIGSTOP holds it."""
-        return self.is_alive() and self._process.status() == psutil.STATUS_STOPPED
+        return self._status() == psutil.STATUS_STOPPED
+
+    def _status(self) -> str | None:
+        """As the kernel says; None once the process is gone."""
+        with suppress(psutil.NoSuchProcess):
+            return str(self._process.status()) if self._process.is_running() else None
+        return None
 
     def send(self, number: int) -> None:
         """Send it a signal, if it lives."""
@@ -89,6 +95,8 @@ class Nursery:
 
 def main() -> None:
     from ingestion_pipeline_tests.faults import work  # everything, once
+
+    work.warm_up()
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes away who has ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests

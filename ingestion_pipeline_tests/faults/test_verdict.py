@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
-import psycopg2
 import pytest
 import requests
 
@@ -16,14 +15,8 @@ FEW = 6
 
 
 def damage(scene: Scene, *statements: str) -> None:
-    """Change rows past triggers and foreign keys; `:id` is a document's."""
-    document_id = min(scene.uploaded)
-    connection = psycopg2.connect(scene.urls.owner)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("set local session_replication_role = replica")
-        for statement in statements:
-            cursor.execute(statement.replace(":id", f"'{document_id}'"))
-    connection.close()
+    """Change the rows of one of the documents."""
+    scene.change(*statements, document_id=min(scene.uploaded))
 
 
 def pay_again(scene: Scene) -> None:
@@ -59,10 +52,7 @@ BUFFER_LEFT = (
     " token_count, chunk_sha256, text from upload_pipeline.document_chunks where document_id = :id"
 )
 DAMAGES: dict[str, Callable[[Scene], None]] = {
-    "documents lost": lambda scene: damage(
-        scene, "delete from upload_pipeline.documents where document_id = :id",
-        "delete from upload_pipeline.upload_jobs where document_id = :id",
-    ),
+    "documents lost": lambda scene: scene.forget(min(scene.uploaded)),
     "documents stuck": lambda scene: damage(
         scene, "update upload_pipeline.upload_jobs set state = 'chunks_stored' where document_id = :id"
     ),

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,7 +20,7 @@ from ingestion_pipeline.api.app import create_app
 from ingestion_pipeline.api.main import build_services as build_api_services
 from ingestion_pipeline.api.server import server_config
 from ingestion_pipeline.dagster_defs.resources import build_services
-from ingestion_pipeline.domain import Lane
+from ingestion_pipeline.domain import Lane, ParsedText
 from ingestion_pipeline.errors import DatabaseUnavailableError
 from ingestion_pipeline.logs import configure_logging
 from ingestion_pipeline.pipeline.advance import advance_documents
@@ -28,11 +29,12 @@ from ingestion_pipeline.pipeline.reconcile import reconcile
 from ingestion_pipeline.pipeline.report import Verdict
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.settings import Settings
+from ingestion_pipeline.stages.chunk import chunk
 from ingestion_pipeline_tests.faults.journal import Journal, JournalledEmbedder, JournalledStore
 from ingestion_pipeline_tests.faults.strikes import Deed, Moment, Strike, StruckStore, shift_clock
 
 RECONCILE_SECONDS = 0.3
-IDLE_SECONDS = 0.05
+IDLE_SECONDS = 0.1
 CLAIM_SECONDS = 1.5  # shorter than what may be set: recovery should take seconds
 connection.IDLE_SECONDS = 3.0  # likewise
 
@@ -76,7 +78,7 @@ def work(
                 reconciled_at = time.monotonic()
         except DatabaseUnavailableError:
             worked = False
-        book.note("looked")
+        book.note_round()
         if not worked:
             time.sleep(IDLE_SECONDS)
 
@@ -115,6 +117,22 @@ def serve(settings: dict[str, Any], strike: dict[str, str] | None, cluster: str,
         catalogue: Any = StruckStore(services.catalogue, struck, Path(cluster))
         services = replace(services, catalogue=catalogue)
     uvicorn.Server(server_config(create_app(services), given.api_host, given.api_port)).run()
+
+
+def warm_up() -> None:
+    """What would cost each process a second at its first use, done once before any is forked. Connects to nothing."""
+    with TemporaryDirectory() as folder:
+        nowhere = "http://127.0.0.1:9"
+        database = "postgresql://nobody:nothing@127.0.0.1:9/nowhere"
+        values = {
+            **dict.fromkeys(("worker_database_url", "api_database_url"), database),
+            **dict.fromkeys(("webhook_url", "llama_cloud_base_url", "openai_base_url"), nowhere),
+            **dict.fromkeys(("api_key", "webhook_secret", "llama_cloud_api_key", "openai_api_key"), "warm" * 5),
+            "object_store_dir": folder,
+        }
+        build_services(settings_from(values))
+        create_app(build_api_services(settings_from(values)))
+    chunk(UUID(int=0), ParsedText("# Warm\n\nA text.", (1,), (0,)))
 
 
 ROLES = {"worker": work, "api": serve}
