@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import click
+import psycopg2
 
 from ingestion_pipeline.audit.findings import Code
 from ingestion_pipeline.domain import SETTLED
@@ -197,7 +198,10 @@ class Soak:
         settled = {state.value for state in SETTLED}
 
         def left() -> set[UUID]:
-            rows = self.scene.rows("select document_id, state, claimed_by from upload_pipeline.upload_jobs")
+            try:
+                rows = self.scene.rows("select document_id, state, claimed_by from upload_pipeline.upload_jobs")
+            except psycopg2.OperationalError:  # the server is killed at this moment, or just starting
+                return before
             done = {UUID(str(document_id)) for document_id, state, claim in rows if state in settled and claim is None}
             return before - done
 
