@@ -98,15 +98,14 @@ def main() -> None:
 
     work.warm_up()
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes away who has ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
-    forked: list[int] = []
+    forked: set[int] = set()
     print("ready", flush=True)  # noqa: T201  the answer
     for line in sys.stdin:
         asked = json.loads(line)
+        forked = set(filter(_is_left, forked))
         process_id = os.fork()
         if process_id == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what it logs is no answer
             try:
                 work.ROLES[asked.pop("role")](**asked)
@@ -115,11 +114,16 @@ def main() -> None:
             finally:
                 sys.stderr.flush()
                 os._exit(1)
-        forked.append(process_id)
+        forked.add(process_id)
         print(process_id, flush=True)  # noqa: T201
-    for process_id in forked:
-        with suppress(ProcessLookupError):
-            os.kill(process_id, signal.SIGKILL)
+    for process_id in filter(_is_left, forked):
+        os.kill(process_id, signal.SIGKILL)
+        os.waitpid(process_id, 0)
+
+
+def _is_left(process_id: int) -> bool:
+    """Whether a child has not ended; until it was waited for here, nobody else gets its process id."""
+    return os.waitpid(process_id, os.WNOHANG) == (0, 0)
 
 
 if __name__ == "__main__":
