@@ -266,6 +266,10 @@ class DocumentStore(Protocol):
         """Give documents back (None: all that the claim holds; of the settled ones Dagster is told by another run)."""
         ...
 
+    def abandon_claim(self, claim: str) -> None:
+        """Let a claim expire at once: nobody knows how far its run has come, and the next one looks."""
+        ...
+
     def release_expired_claims(self) -> list[tuple[UUID, State]]:
         """Give back what dead runs hold; returns it."""
         ...

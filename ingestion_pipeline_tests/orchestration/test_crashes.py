@@ -1,11 +1,14 @@
 """A process that dies between two stages: the next one re-does only what is missing, and Dagster ends up all green."""
 
+from typing import Any
+
 import dagster as dg
 import pytest
 
 from ingestion_pipeline.domain import State
+from ingestion_pipeline.errors import DatabaseUnavailableError
 from ingestion_pipeline.pipeline.report import Asset
-from orchestration.faulty_ports import DyingStore
+from orchestration.faulty_ports import Around, DyingStore
 from orchestration.pipeline_under_test import PipelineUnderTest, document_text, failure_of, only
 
 
@@ -89,3 +92,27 @@ def test_a_run_that_loses_its_database_fails_without_blaming_a_document(
     assert "red" not in pipeline.colours(document_id).values()
     pipeline.complete()
     assert pipeline.document(document_id).state is State.COMPLETE
+
+
+def test_parse_jobs_that_could_not_be_written_down_are_found_once_the_database_is_back(
+    pipeline: PipelineUnderTest,
+) -> None:
+    document_ids = [pipeline.upload(document_text(f"document {number}")) for number in range(12)]
+
+    class AwayWhileWriting(Around):
+        def __getattr__(self, name: str) -> Any:
+            def fail(*_: Any, **__: Any) -> None:
+                raise DatabaseUnavailableError("the server is being restarted")
+
+            return fail if name in ("parse_submitted", "retry_later") else super().__getattr__(name)
+
+    broken = pipeline.with_services(documents=AwayWhileWriting(pipeline.services.documents))
+    assert not only(broken.submit()).success
+    made = pipeline.calls("llamacloud", "create_parse_job")
+    assert made > 0
+    pipeline.tick("reconcile_sensor")
+    assert {pipeline.job(document_id)["last_error_code"] for document_id in document_ids} == {"worker_lost"}
+    pipeline.due_now()
+    assert only(pipeline.submit()).success
+    assert {pipeline.document(document_id).state for document_id in document_ids} == {State.PARSE_QUEUED}
+    assert pipeline.calls("llamacloud", "create_parse_job") == len(document_ids)

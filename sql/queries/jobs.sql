@@ -99,6 +99,21 @@ set
 from held
 where j.document_id = held.document_id;
 
+-- name: abandon_claim!
+-- A run broke off. What it holds goes back as that of a run that died does: the next one looks for what this one may have begun.
+with held as materialized (
+    select h.document_id
+    from upload_pipeline.upload_jobs as h
+    where h.claimed_by = :claim
+    order by h.document_id
+    for update
+)
+
+update upload_pipeline.upload_jobs as j
+set claim_expires_at = now()
+from held
+where j.document_id = held.document_id;
+
 -- name: release_expired_claims
 -- The documents of runs that died go back to the queue; of those that are settled, Dagster may not know yet. A death counts as
 -- a failed attempt: the next one looks for what this one may have begun, and a document that kills its runs waits longer each time.

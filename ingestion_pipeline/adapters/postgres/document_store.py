@@ -117,6 +117,11 @@ class PostgresDocumentStore:
         if document_ids is None:
             self._leases.forget(claim)
 
+    def abandon_claim(self, claim: str) -> None:
+        with self._transaction() as connection:
+            self._queries.abandon_claim(connection, claim=claim)
+        self._leases.forget(claim)
+
     def release_expired_claims(self) -> list[tuple[UUID, State]]:
         with self._transaction() as connection:
             return [
