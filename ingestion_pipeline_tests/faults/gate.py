@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ingestion_pipeline.local_stack.ports import usable_port
+from ingestion_pipeline_tests.faults.processes import lasting_port
 
 BLOCK_BYTES = 1 << 16
 
@@ -14,7 +14,7 @@ class Gate:
     """Connections to `port` go on to another port of this machine while the gate is open."""
 
     def __init__(self, target_port: int) -> None:
-        self.port = usable_port("127.0.0.1")
+        self.port = lasting_port()
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()

@@ -6,6 +6,7 @@ answers with its id; when its input ends it kills all of them and ends.
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,9 +19,15 @@ from typing import Any
 
 import psutil
 
+from ingestion_pipeline.local_stack.ports import usable_port
 from ingestion_pipeline.settings import PROJECT_ROOT
 from ingestion_pipeline_tests.faults.strikes import Strike
 from ingestion_pipeline_tests.running_api import wait_until
+
+
+def lasting_port() -> int:
+    """A port that may be given up and taken again: none of those that the kernel gives to connections meanwhile."""
+    return usable_port("127.0.0.1", random.randrange(12_000, 32_000))
 
 
 class Forked:

@@ -19,10 +19,9 @@ import requests
 
 from ingestion_pipeline.domain import SETTLED, document_id_for, sha256_of
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
-from ingestion_pipeline.local_stack.ports import usable_port
 from ingestion_pipeline_tests.conftest import DatabaseUrls, PostgresServer
 from ingestion_pipeline_tests.faults.journal import rounds_of
-from ingestion_pipeline_tests.faults.processes import Forked, Nursery
+from ingestion_pipeline_tests.faults.processes import Forked, Nursery, lasting_port
 from ingestion_pipeline_tests.faults.strikes import Strike
 from ingestion_pipeline_tests.orchestration.pipeline_under_test import document_text
 from ingestion_pipeline_tests.running_api import KEY, OWNER, WEBHOOK_SECRET, wait_until
@@ -112,7 +111,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self._connection: psycopg2.extensions.connection | None = None
-        self.port = usable_port("127.0.0.1")
+        self.port = lasting_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.journal = self.folder / "journal"
         self.journal.touch()
