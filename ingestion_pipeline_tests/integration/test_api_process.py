@@ -253,6 +253,7 @@ def test_every_line_of_the_log_is_json_with_the_id_of_its_request_and_without_se
     assert {"event", "level", "timestamp"} <= set.intersection(*(set(line) for line in lines))
     mine = [line for line in lines if line.get("correlation_id") == correlation_id]
     assert [(line["event"], line.get("code")) for line in mine] == [
+        ("vendor call", None),
         ("request failed", "vendor_unavailable"),
         ("request", "vendor_unavailable"),
     ]
