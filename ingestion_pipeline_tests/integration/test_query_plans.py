@@ -96,7 +96,6 @@ FAILURE = {"code": "x", "message": "x", "stage": "parsed", "delay_seconds": 1}
         ("release_expired_claims", {}, "upload_jobs_claim_expiry"),
         ("overdue_parse_jobs", {"max_documents": 200, "poll_seconds": 60}, "upload_jobs_parse_overdue"),
         ("renew_claim", CLAIM, "upload_jobs_claimed"),
-        ("abandon_claim", CLAIM, "upload_jobs_claimed"),
         ("release_claim", {**CLAIM, "document_ids": None}, "upload_jobs_claimed"),
         ("earlier_outcome", {"parse_job_id": "job-77"}, "webhook_deliveries_by_job"),
         ("finish_batch", {"batch_id": uuid4(), "failed_count": 0}, "ingestion_batches_pkey"),

@@ -66,7 +66,7 @@ where j.document_id = wanted.document_id
 returning j.document_id;
 
 -- name: renew_claim
--- Keeps what a run still holds.
+-- Keeps what a run still holds, for so long; for 0 seconds, it goes back as what a run held that died.
 with held as materialized (
     select h.document_id
     from upload_pipeline.upload_jobs as h
@@ -96,21 +96,6 @@ update upload_pipeline.upload_jobs as j
 set
     claimed_by = case when j.lane is null and :document_ids::uuid[] is null then j.claimed_by end,
     claim_expires_at = case when j.lane is null and :document_ids::uuid[] is null then now() end
-from held
-where j.document_id = held.document_id;
-
--- name: abandon_claim!
--- A run broke off. What it holds goes back as that of a run that died does: the next one looks for what this one may have begun.
-with held as materialized (
-    select h.document_id
-    from upload_pipeline.upload_jobs as h
-    where h.claimed_by = :claim
-    order by h.document_id
-    for update
-)
-
-update upload_pipeline.upload_jobs as j
-set claim_expires_at = now()
 from held
 where j.document_id = held.document_id;
 

@@ -119,7 +119,7 @@ class PostgresDocumentStore:
 
     def abandon_claim(self, claim: str) -> None:
         with self._transaction() as connection:
-            self._queries.abandon_claim(connection, claim=claim)
+            list(self._queries.renew_claim(connection, claim=claim, claim_seconds=0))
         self._leases.forget(claim)
 
     def release_expired_claims(self) -> list[tuple[UUID, State]]:
