@@ -132,13 +132,22 @@ FILL = (
 )
 
 
-def fill(url: str, documents: int) -> None:
-    """Put so many documents into an empty, migrated database; `url` is its owner's."""
+BUFFERS_AND_SERVED = ("document_chunk_buffer", "document_vector_buffer", "document_chunks", "document_vectors")
+
+
+def fill(url: str, documents: int, *, is_analyzed: bool = True) -> None:
+    """Put so many documents into an empty, migrated database; `url` is its owner's.
+
+    Unless it `is_analyzed`, the planner knows nothing of chunks and vectors, as in a flood of documents.
+    """
     parameters = {"documents": documents, "code": ERROR_CODE}
     with closing(psycopg2.connect(url)) as connection:
         with connection, connection.cursor() as cursor:
+            for table in () if is_analyzed else BUFFERS_AND_SERVED:
+                cursor.execute(f"alter table upload_pipeline.{table} set (autovacuum_enabled = off)")
             for statement in FILL:
                 cursor.execute(statement, parameters)
         connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("vacuum analyze")
+        if is_analyzed:
+            with connection.cursor() as cursor:
+                cursor.execute("vacuum analyze")

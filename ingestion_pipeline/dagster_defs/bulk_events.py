@@ -110,9 +110,9 @@ class EventWriter:
                 if event.kind is Kind.CHECKED:
                     checks.append(_check_row(event, rows[position], storage_ids[position]))
                 else:
-                    newest.pop((event.kind, event.asset), None)  # so that the order is that of the events
                     newest[event.kind, event.asset] = position
-            for position in newest.values():
+            # asset by asset, as every run does, or two that lock their rows in other orders end in a deadlock
+            for position in sorted(newest.values(), key=lambda position: (events[position].asset, position)):
                 entry = _entry(self._context, events[position])
                 self._storage._store_asset_event(connection, entry, storage_ids[position])
             if checks:

@@ -35,15 +35,18 @@ class Explaining(RealDictCursor):
 
 @dataclass
 class Plan:
-    """Which indexes a statement uses, which tables it reads from end to end, and how many rows it means to sort."""
+    """Which indexes a statement uses, which of them and which tables it reads from end to end, how many rows it sorts."""
 
     indexes: set[str] = field(default_factory=set)
+    read_whole: set[str] = field(default_factory=set)
     scanned: set[str] = field(default_factory=set)
     sorted_rows: int = 0
 
     def add(self, node: dict[str, Any]) -> "Plan":
         if "Index Name" in node:
             self.indexes.add(node["Index Name"])
+            if "Index Cond" not in node:
+                self.read_whole.add(node["Index Name"])
         if node["Node Type"] == "Seq Scan":
             self.scanned.add(node["Relation Name"])
         if "Sort" in node["Node Type"]:
@@ -144,6 +147,27 @@ def test_a_statement_of_a_run_reads_its_documents_and_no_others(
 ) -> None:
     plan = plan_of(crowded.worker, name, {**parameters, "document_ids": batch})
     assert plan.scanned & BIG == set()  # the buffers hold what is at work, and may be read whole
+
+
+@pytest.fixture(scope="module")
+def flooded(postgres_server: Any) -> Iterator[DatabaseUrls]:
+    """A store whose buffers filled up faster than the server could take statistics."""
+    urls = postgres_server.create_database()
+    fill(urls.owner, 10_000, is_analyzed=False)
+    yield urls
+    postgres_server.drop_database(urls.name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["reuse_vectors", "missing_vectors", "vector_facts", "drop_stale_chunks", "promote_chunks", "promote_vectors"]
+    + ["drop_vectors_of_other_models", "promotion_facts", "discard_vectors_of_other_models", "clear_chunk_buffer"],
+)
+def test_in_a_flood_a_run_reads_no_other_documents_either(flooded: DatabaseUrls, name: str) -> None:
+    wanted = {"document_ids": [uuid4() for _ in range(64)], "model": MODEL, "most": 1000}
+    plan = plan_of(flooded.worker, name, wanted)
+    assert plan.scanned == set()
+    assert not plan.read_whole
 
 
 @pytest.mark.parametrize(

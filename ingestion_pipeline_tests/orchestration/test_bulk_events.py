@@ -1,7 +1,7 @@
 """Events written in bulk have the rows that Dagster writes one by one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -54,8 +54,8 @@ def events() -> list[PartitionEvent]:
     return told
 
 
-def definitions(*, in_bulk: bool) -> dg.Definitions:
-    """A job with a step that tells of the events, in bulk or as Dagster would."""
+def definitions(*, in_bulk: bool, told: Callable[[], Sequence[PartitionEvent]] = events) -> dg.Definitions:
+    """A job with a step that tells of events, in bulk or as Dagster would."""
 
     @dg.multi_asset(
         name="step",
@@ -64,9 +64,9 @@ def definitions(*, in_bulk: bool) -> dg.Definitions:
     )
     def step(context: dg.AssetExecutionContext) -> Any:
         if in_bulk:
-            EventWriter(context).write(events())
+            EventWriter(context).write(told())
         else:
-            yield from (event.in_dagster() for event in events())
+            yield from (event.in_dagster() for event in told())
 
     job = dg.define_asset_job("job", selection=dg.AssetSelection.assets(step), executor_def=dg.in_process_executor)
     return dg.Definitions(assets=[step], jobs=[job])
@@ -158,7 +158,7 @@ def test_no_event_becomes_visible_after_one_of_a_higher_id(
         with closing(psycopg2.connect(database_urls.owner)) as watcher:
             watcher.autocommit = True
             running = pool.submit(job.execute_in_process, instance=instance)
-            wait_for(lambda: waits_for_a_lock(watcher), "the bulk write to wait for the other writer")
+            wait_for(lambda: waits_for_a_lock(watcher, "ShareRowExclusiveLock"), "the bulk write to wait for the other")
         writer.commit()
         assert running.result(timeout=60).success
         cursor.execute(
@@ -168,7 +168,29 @@ def test_no_event_becomes_visible_after_one_of_a_higher_id(
         assert cursor.fetchone()[0] > earlier
 
 
-def waits_for_a_lock(connection: Any) -> bool:
+def test_runs_that_tell_of_assets_in_other_orders_do_not_lock_each_other_out(
+    instance: dg.DagsterInstance, database_urls: "DatabaseUrls"
+) -> None:
+    assert definitions(in_bulk=True).resolve_job_def("job").execute_in_process(instance=instance).success
+    lock = "select from dagster.asset_keys where asset_key = %s for update nowait"
+    with closing(psycopg2.connect(database_urls.owner)) as other, ThreadPoolExecutor(1) as pool:
+        cursor = other.cursor()
+
+        def backwards() -> list[PartitionEvent]:
+            cursor.execute(lock, (KEYS[0].to_string(),))
+            return [PartitionEvent(Kind.MATERIALIZED, asset, "one") for asset in ("second", "first")]
+
+        job = definitions(in_bulk=True, told=backwards).resolve_job_def("job")
+        with closing(psycopg2.connect(database_urls.owner)) as watcher:
+            watcher.autocommit = True
+            running = pool.submit(job.execute_in_process, instance=instance)
+            wait_for(lambda: waits_for_a_lock(watcher, "ShareLock"), "the run to wait for the first asset's row")
+        cursor.execute(lock, (KEYS[1].to_string(),))
+        other.commit()
+        assert running.result(timeout=60).success
+
+
+def waits_for_a_lock(connection: Any, mode: str) -> bool:
     with connection.cursor() as cursor:
-        cursor.execute("select count(*) from pg_locks where not granted and mode = 'ShareRowExclusiveLock'")
+        cursor.execute("select count(*) from pg_locks where not granted and mode = %s", (mode,))
         return bool(cursor.fetchone()[0])

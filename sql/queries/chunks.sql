@@ -1,4 +1,7 @@
 -- The buffers between the stages, and what search serves.
+--
+-- What joins rows of many documents goes from document to document (lateral) or from chunk to chunk (offset 0), by an index: left to
+-- itself the planner reads whole tables until statistics tell it better, and a flood of documents is faster than statistics.
 
 -- name: record_parsed!
 -- What the parser made of documents, as a JSON array; the texts themselves are in the object store.
@@ -56,7 +59,7 @@ cross join lateral (
 ) as known
 where
     b.document_id = any(:document_ids)
-    and not exists (select from upload_pipeline.document_vector_buffer as o where o.chunk_id = b.chunk_id)
+    and not exists (select from upload_pipeline.document_vector_buffer as o where o.chunk_id = b.chunk_id offset 0)
 on conflict (chunk_id) do nothing
 returning document_id;
 
@@ -72,7 +75,7 @@ select
 from upload_pipeline.document_chunk_buffer as b
 where
     b.document_id = any(:document_ids)
-    and not exists (select from upload_pipeline.document_vector_buffer as v where v.chunk_id = b.chunk_id)
+    and not exists (select from upload_pipeline.document_vector_buffer as v where v.chunk_id = b.chunk_id offset 0)
 order by b.document_id, b.ordinal
 limit :most;
 
@@ -118,24 +121,29 @@ on conflict (chunk_id) do nothing;
 -- Whether every chunk of each document has its vector, of the right text and size.
 select
     d.document_id,
-    count(b.chunk_id) as chunks,
-    count(v.chunk_id) as vectors,
-    count(*) filter (where v.chunk_sha256 <> b.chunk_sha256) as foreign_vectors,
-    count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
-    min(vector_dims(v.embedding)) as least_dimensions,
-    max(vector_dims(v.embedding)) as most_dimensions,
-    coalesce(sum(b.token_count), 0)::bigint as tokens
+    found.*
 from unnest(:document_ids::uuid[]) as d (document_id)
-left join upload_pipeline.document_chunk_buffer as b on b.document_id = d.document_id
-left join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
-group by d.document_id;
+cross join lateral (
+    select
+        count(*) as chunks,
+        count(v.chunk_id) as vectors,
+        count(*) filter (where v.chunk_sha256 <> b.chunk_sha256) as foreign_vectors,
+        count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
+        min(vector_dims(v.embedding)) as least_dimensions,
+        max(vector_dims(v.embedding)) as most_dimensions,
+        coalesce(sum(b.token_count), 0)::bigint as tokens
+    from upload_pipeline.document_chunk_buffer as b
+    left join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
+    where b.document_id = d.document_id
+) as found;
 
 -- name: drop_stale_chunks!
 -- What an earlier version of the chunker served and this one does not.
 delete from upload_pipeline.document_chunks as c
+using unnest(:document_ids::uuid[]) as d (document_id)
 where
-    c.document_id = any(:document_ids)
-    and not exists (select from upload_pipeline.document_chunk_buffer as b where b.chunk_id = c.chunk_id);
+    c.document_id = d.document_id
+    and not exists (select from upload_pipeline.document_chunk_buffer as b where b.chunk_id = c.chunk_id offset 0);
 
 -- name: promote_chunks!
 -- From the buffer to what search serves.
@@ -154,18 +162,21 @@ set
     last_page = excluded.last_page, heading_path = excluded.heading_path, token_count = excluded.token_count,
     chunk_sha256 = excluded.chunk_sha256, text = excluded.text;
 
--- name: promote_vectors!
--- Likewise the vectors. Those that another model made of the chunk's earlier text go.
-with outdated as (
-    delete from upload_pipeline.document_vectors as o
-    using upload_pipeline.document_vector_buffer as b
-    where
-        b.document_id = any(:document_ids)
-        and o.chunk_id = b.chunk_id
-        and o.model <> b.model
-        and o.chunk_sha256 <> b.chunk_sha256
-)
+-- name: drop_vectors_of_other_models!
+-- Those that another model made of earlier texts of the chunks.
+delete from upload_pipeline.document_vectors as o
+using unnest(:document_ids::uuid[]) as d (document_id)
+where
+    o.document_id = d.document_id
+    and exists (
+        select
+        from upload_pipeline.document_vector_buffer as b
+        where b.chunk_id = o.chunk_id and b.model <> o.model and b.chunk_sha256 <> o.chunk_sha256
+        offset 0
+    );
 
+-- name: promote_vectors!
+-- Likewise the vectors.
 insert into upload_pipeline.document_vectors (chunk_id, model, document_id, owner_id, chunk_sha256, embedding)
 select
     v.chunk_id, v.model, v.document_id, v.owner_id, v.chunk_sha256, v.embedding
@@ -179,17 +190,16 @@ set chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
 -- they were buffered. The fingerprint is made of the hashes that text and vectors came with; the audit makes it of what is served.
 select
     d.document_id,
-    coalesce(buffered.chunks, 0) as buffered_chunks,
-    coalesce(served.chunks, 0) as served_chunks,
-    coalesce(buffered.unequal, 0) as unequal_chunks,
+    buffered.chunks as buffered_chunks,
+    served.chunks as served_chunks,
+    buffered.unequal as unequal_chunks,
     buffered.fingerprint as content_sha256,
-    coalesce(buffered.tokens, 0) as tokens
+    buffered.tokens
 from unnest(:document_ids::uuid[]) as d (document_id)
-left join (
+cross join lateral (
     select
-        b.document_id,
         count(*) as chunks,
-        sum(b.token_count)::bigint as tokens,
+        coalesce(sum(b.token_count), 0)::bigint as tokens,
         count(*) filter (
             where
             -- byte by byte
@@ -209,18 +219,14 @@ left join (
     inner join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
     left join upload_pipeline.document_chunks as c on c.chunk_id = b.chunk_id
     left join upload_pipeline.document_vectors as s on s.chunk_id = b.chunk_id and s.model = :model
-    where b.document_id = any(:document_ids)
-    group by b.document_id
-) as buffered on buffered.document_id = d.document_id
-left join (
-    select
-        c.document_id,
-        count(*) as chunks
+    where b.document_id = d.document_id
+) as buffered
+cross join lateral (
+    select count(*) as chunks
     from upload_pipeline.document_chunks as c
     inner join upload_pipeline.document_vectors as v on v.chunk_id = c.chunk_id and v.model = :model
-    where c.document_id = any(:document_ids)
-    group by c.document_id
-) as served on served.document_id = d.document_id;
+    where c.document_id = d.document_id
+) as served;
 
 -- name: record_completion!
 -- The documents' summaries.

@@ -138,12 +138,13 @@ where d.document_id = any(:document_ids)
 order by j.next_attempt_at, d.document_id;
 
 -- name: hold_claim
--- Locks jobs that a run is about to write for; those that do not come back are no longer its own.
+-- Keeps jobs that a run is about to write for from moving on; those that do not come back are no longer its own. Writes for one
+-- document do not wait for each other.
 select j.document_id
 from upload_pipeline.upload_jobs as j
 where j.document_id = any(:document_ids) and j.claimed_by = :claim
 order by j.document_id
-for update;
+for share;
 
 -- name: advance
 -- A step forward, in the transaction of the write that justifies it. The claim stays, at the end until Dagster has been told.

@@ -272,6 +272,7 @@ class PostgresDocumentStore:
         with self._advancing(claim, wanted, State.EMBEDDINGS_STORED, State.COMPLETE) as connection:
             self._queries.drop_stale_chunks(connection, document_ids=wanted)
             self._queries.promote_chunks(connection, document_ids=wanted)
+            self._queries.drop_vectors_of_other_models(connection, document_ids=wanted)
             self._queries.promote_vectors(connection, document_ids=wanted)
             completed: dict[str, list[Any]] = {"document_ids": [], "counts": [], "tokens": [], "hashes": []}
             for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
