@@ -298,8 +298,11 @@ class DocumentStore(Protocol):
         """parsed → parse_validated."""
         ...
 
-    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> None:
-        """parse_validated → chunks_stored; replaces what an earlier try left in the buffer."""
+    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> int:
+        """parse_validated → chunks_stored; replaces what an earlier try left in the buffer.
+
+        Returns how many of the new chunks have a vector already: those that were paid for stay.
+        """
         ...
 
     def embedding_started(self, claim: str, document_ids: Sequence[UUID]) -> None:

@@ -90,8 +90,8 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
     while left:
         if is_paid_for:
             left = group.together(reuse, left, _itself, Asset.EMBEDDINGS)
-        page = store.missing_vectors(_ids(left), PAGE_TEXTS) if left else []
-        missing = _affordable(group, left, page, spending)
+        texts, is_last = _missing_vectors(group, _ids(left), spending)
+        missing = _affordable(group, left, texts, spending)
         wanted = {_identity(text) for text in missing}
         mine, doubted = group.crew.purchases.take(wanted, doubted)
         is_paid_for = mine != wanted
@@ -104,9 +104,23 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
             if document.document_id in spending.errors:
                 group.settle(document, Asset.EMBEDDINGS, spending.errors[document.document_id])
         left = [document for document in left if document.document_id not in spending.errors]
-        if len(page) < PAGE_TEXTS and not is_paid_for:
+        if is_last and not is_paid_for:
             break
     return left
+
+
+def _missing_vectors(group: Group, document_ids: Sequence[UUID], spending: _Spending) -> tuple[list[PendingText], bool]:
+    """Texts without a vector, and whether these are all: what is at hand, the first time, and a page of the buffer."""
+    texts: list[PendingText] = []
+    to_read = []
+    for document_id in sorted(document_ids):
+        bare = group.bare.pop(document_id, [])
+        if bare and len(bare) <= PAGE_TEXTS and document_id not in spending.reused:
+            texts += bare
+        else:
+            to_read.append(document_id)
+    page = group.services.documents.missing_vectors(to_read, PAGE_TEXTS) if to_read else []
+    return texts + page, len(page) < PAGE_TEXTS
 
 
 def _affordable(

@@ -12,7 +12,7 @@ from ingestion_pipeline.pipeline.freed_memory import give_back
 from ingestion_pipeline.pipeline.groups import Group
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
-from ingestion_pipeline.ports import ChunkResult, ParseResult
+from ingestion_pipeline.ports import ChunkResult, ParseResult, PendingText
 from ingestion_pipeline.stages import chunk as chunking
 from ingestion_pipeline.stages import normalise as normalising
 from ingestion_pipeline.stages.sliced_chunks import SlicedChunks
@@ -79,12 +79,13 @@ def stored_texts(group: Group, documents: Sequence[Document]) -> list[ParseResul
 def store_chunks(group: Group, texts: Sequence[ParseResult]) -> list[Document]:
     """Cut the texts into chunks, check that they rebuild them, buffer them."""
     made = group.each(_cut, texts, lambda text: text.document, Asset.CHUNKS)
-    written = group.together(
-        lambda done: group.services.documents.chunks_stored(group.crew.claim, [each.result for each in done]),
-        made,
-        lambda each: each.document,
-        Asset.CHUNKS,
-    )
+
+    def write(done: Sequence[_Done[ChunkResult]]) -> None:
+        results = [each.result for each in done]
+        if group.services.documents.chunks_stored(group.crew.claim, results) == 0:
+            group.bare.update({each.document.document_id: _bare(each) for each in results if type(each.chunks) is list})
+
+    written = group.together(write, made, lambda each: each.document, Asset.CHUNKS)
     documents = []
     for done in written:
         chunks = done.result.chunks
@@ -143,6 +144,14 @@ def _cut(text: ParseResult) -> _Done[ChunkResult]:
     chunks = SlicedChunks(text.parsed.text, found) if len(text.parsed.text) > LARGE_BYTES else list(found)
     checks = require_passed(chunking.validate(text.parsed, chunks))
     return _Done(ChunkResult(text.document, chunks), checks, round(time.monotonic() - started, 3))
+
+
+def _bare(result: ChunkResult) -> list[PendingText]:
+    document_id, owner_id = result.document.document_id, result.document.owner_id
+    return [
+        PendingText(piece.chunk_id, document_id, owner_id, piece.sha256, piece.text, piece.token_count)
+        for piece in result.chunks
+    ]
 
 
 def _stored_text(document: Document, services: Services) -> ParseResult:

@@ -35,7 +35,7 @@ class Explaining(RealDictCursor):
 
 @dataclass
 class Plan:
-    """Which indexes a statement uses, which of them and which tables it reads from end to end, how many rows it sorts."""
+    """Which indexes a statement uses, which indexes and tables it reads from end to end, how many rows it sorts."""
 
     indexes: set[str] = field(default_factory=set)
     read_whole: set[str] = field(default_factory=set)
@@ -160,8 +160,10 @@ def flooded(postgres_server: Any) -> Iterator[DatabaseUrls]:
 
 @pytest.mark.parametrize(
     "name",
-    ["reuse_vectors", "missing_vectors", "vector_facts", "drop_stale_chunks", "promote_chunks", "promote_vectors"]
-    + ["drop_vectors_of_other_models", "promotion_facts", "discard_vectors_of_other_models", "clear_chunk_buffer"],
+    [
+        *("reuse_vectors", "missing_vectors", "vector_facts", "drop_stale_chunks", "promote_chunks", "promote_vectors"),
+        *("drop_vectors_of_other_models", "promotion_facts", "discard_vectors_of_other_models", "clear_chunk_buffer"),
+    ],
 )
 def test_in_a_flood_a_run_reads_no_other_documents_either(flooded: DatabaseUrls, name: str) -> None:
     wanted = {"document_ids": [uuid4() for _ in range(64)], "model": MODEL, "most": 1000}

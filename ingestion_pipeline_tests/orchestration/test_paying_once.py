@@ -8,6 +8,7 @@ import pytest
 from ingestion_pipeline.domain import ParsedText, State, document_id_for, sha256_of
 from ingestion_pipeline.pipeline import embedding
 from ingestion_pipeline.pipeline.report import Asset
+from ingestion_pipeline.ports import PendingText
 from ingestion_pipeline.stages.chunk import chunk
 from orchestration.faulty_ports import Around
 from orchestration.pipeline_under_test import OWNER, PipelineUnderTest, document_text, failure_of, only
@@ -72,6 +73,26 @@ def test_of_a_document_of_many_pages_what_is_paid_for_is_looked_for_once(
     assert document.chunk_count is not None
     assert document.chunk_count == pipeline.texts_embedded() > 5
     assert looks == [document_id]
+
+
+def test_what_was_cut_just_now_is_not_read_from_the_buffer_again(pipeline: PipelineUnderTest) -> None:
+    read: list[UUID] = []
+
+    class Counted(Around):
+        def missing_vectors(self, document_ids: Sequence[UUID], most: int) -> list[PendingText]:
+            read.extend(document_ids)
+            found: list[PendingText] = self._real.missing_vectors(document_ids, most)
+            return found
+
+    text = document_text("twin", paragraphs=30)
+    documents = Counted(pipeline.services.documents)
+    pipeline.upload(text)
+    pipeline.with_services(documents=documents).complete()
+    assert read == []
+    partly_paid = pipeline.upload(text + "\n\n" + document_text("news", paragraphs=30))
+    pipeline.with_services(documents=documents).complete()
+    assert read == [partly_paid]
+    assert pipeline.document(partly_paid).state is State.COMPLETE
 
 
 def test_a_text_that_is_refused_fails_its_document_and_no_other(pipeline: PipelineUnderTest) -> None:

@@ -184,7 +184,7 @@ class PostgresDocumentStore:
 
     # chunks and vectors
 
-    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> None:
+    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> int:
         document_ids = _ids(results)
         with self._advancing(claim, document_ids, State.PARSE_VALIDATED, State.CHUNKS_STORED) as connection:
             self._queries.create_staged_vectors(connection)
@@ -193,13 +193,14 @@ class PostgresDocumentStore:
             with connection.cursor() as cursor:
                 cursor.copy_expert(self._queries.copy_chunks.sql, chunk_rows(results), COPY_BLOCK_BYTES)
             if kept:
-                self._queries.take_vectors_back(connection, document_ids=document_ids)
+                kept = self._queries.take_vectors_back(connection, document_ids=document_ids)
             self._queries.record_chunk_totals(
                 connection,
                 document_ids=document_ids,
                 chunk_counts=[len(result.chunks) for result in results],
                 token_counts=[sum(chunk.token_count for chunk in result.chunks) for result in results],
             )
+        return int(kept)
 
     def embedding_started(self, claim: str, document_ids: Sequence[UUID]) -> None:
         with self._advancing(claim, document_ids, State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS):
