@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from ingestion_pipeline.settings import PROJECT_ROOT
 from ingestion_pipeline_tests.faults import outages
 from ingestion_pipeline_tests.faults.room import Room
 from ingestion_pipeline_tests.faults.soak import Soak
+from ingestion_pipeline_tests.running_api import wait_until
 
 COMMAND = [sys.executable, "-m", "ingestion_pipeline_tests.faults.soak"]
 
@@ -38,3 +41,12 @@ def test_the_soak_notices_what_was_lost_and_who_ended_by_itself(room: Room) -> N
         scene.forget(min(scene.uploaded))
         soak.see_it_recover("a loss", seconds=1.0)
         assert [problem for problem in soak.problems if "stuck or lost" in problem]
+
+
+def test_the_soak_notices_a_client_that_can_upload_no_more(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    with room.scene() as scene:
+        soak = Soak(scene, random.Random(0), outages.store_behind_a_gate(scene), rate=100.0)
+        monkeypatch.setattr(scene, "upload_one", lambda _: {}["nobody"])
+        with soak._uploads():
+            wait_until(lambda: bool(soak.problems), "the soak has noticed", 20)
+        assert soak.problems == ["an upload: KeyError: 'nobody'"]
