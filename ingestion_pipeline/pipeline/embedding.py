@@ -19,11 +19,13 @@ from ingestion_pipeline.errors import ClaimLostError, RequestRejectedError
 from ingestion_pipeline.pipeline.failures import require_passed
 from ingestion_pipeline.pipeline.groups import Group, Text
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
-from ingestion_pipeline.ports import PendingText, VectorFacts
+from ingestion_pipeline.ports import ChunkResult, PendingText, VectorFacts
 from ingestion_pipeline.stages.embed import check_vectors_complete, plan_batches, validate_vectors
 from ingestion_pipeline.stages.usage import embedding_call, embedding_cost_usd
 
 PAGE_TEXTS = 1024  # of a document of any size so many texts are in memory at once
+
+AtHand = dict[UUID, list[PendingText]]  # of documents that were cut just now and have no vector yet
 
 
 @dataclass(slots=True)
@@ -47,7 +49,26 @@ class _Spending:
                     self.tokens[share.document_id] += share.tokens
 
 
-def embed(group: Group, documents: Sequence[Document]) -> list[Document]:
+def texts_at_hand(results: Sequence[ChunkResult]) -> AtHand:
+    """The chunks of documents of a page or less, which need not be read from the buffer."""
+    return {
+        result.document.document_id: [
+            PendingText(
+                piece.chunk_id,
+                result.document.document_id,
+                result.document.owner_id,
+                piece.sha256,
+                piece.text,
+                piece.token_count,
+            )
+            for piece in result.chunks
+        ]
+        for result in results
+        if len(result.chunks) <= PAGE_TEXTS
+    }
+
+
+def embed(group: Group, documents: Sequence[Document], at_hand: AtHand) -> list[Document]:
     """Bring documents in chunks_stored or embedding_in_progress to embeddings_stored; returns those that are there."""
     started = time.monotonic()
     store, claim = group.services.documents, group.crew.claim
@@ -59,7 +80,8 @@ def embed(group: Group, documents: Sequence[Document]) -> list[Document]:
         Asset.EMBEDDINGS,
     )
     spending = _Spending(correlation_ids={document.document_id: str(document.correlation_id) for document in begun})
-    bought = _buy(group, [replace(document, state=State.EMBEDDING_IN_PROGRESS) for document in begun], spending)
+    begun = [replace(document, state=State.EMBEDDING_IN_PROGRESS) for document in begun]
+    bought = _buy(group, begun, at_hand, spending)
     found: dict[UUID, tuple[VectorFacts, CheckResult]] = {}
 
     def conclude(wanted: Sequence[Document]) -> None:
@@ -76,7 +98,7 @@ def embed(group: Group, documents: Sequence[Document]) -> list[Document]:
     return [replace(document, state=State.EMBEDDINGS_STORED, attempt=0) for document in embedded]
 
 
-def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> list[Document]:
+def _buy(group: Group, documents: Sequence[Document], at_hand: AtHand, spending: _Spending) -> list[Document]:
     """Get every chunk its vector, page by page; documents with an error are settled and not returned."""
     store, model = group.services.documents, group.services.embedder.model
 
@@ -90,7 +112,7 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
     while left:
         if is_paid_for:
             left = group.together(reuse, left, _itself, Asset.EMBEDDINGS)
-        texts, is_last = _missing_vectors(group, _ids(left), spending)
+        texts, is_last = _missing_vectors(group, _ids(left), at_hand, spending)
         missing = _affordable(group, left, texts, spending)
         wanted = {_identity(text) for text in missing}
         mine, doubted = group.crew.purchases.take(wanted, doubted)
@@ -109,14 +131,16 @@ def _buy(group: Group, documents: Sequence[Document], spending: _Spending) -> li
     return left
 
 
-def _missing_vectors(group: Group, document_ids: Sequence[UUID], spending: _Spending) -> tuple[list[PendingText], bool]:
+def _missing_vectors(
+    group: Group, document_ids: Sequence[UUID], at_hand: AtHand, spending: _Spending
+) -> tuple[list[PendingText], bool]:
     """Texts without a vector, and whether these are all: what is at hand, the first time, and a page of the buffer."""
     texts: list[PendingText] = []
     to_read = []
     for document_id in sorted(document_ids):
-        bare = group.bare.pop(document_id, [])
-        if bare and len(bare) <= PAGE_TEXTS and document_id not in spending.reused:
-            texts += bare
+        found = at_hand.pop(document_id, None)
+        if found and document_id not in spending.reused:
+            texts += found
         else:
             to_read.append(document_id)
     page = group.services.documents.missing_vectors(to_read, PAGE_TEXTS) if to_read else []

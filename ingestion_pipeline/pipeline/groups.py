@@ -10,14 +10,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
-from uuid import UUID
 
 from ingestion_pipeline.domain import Document
 from ingestion_pipeline.errors import ClaimLostError
 from ingestion_pipeline.pipeline.failures import in_log, settle
 from ingestion_pipeline.pipeline.report import Asset, StageReport
 from ingestion_pipeline.pipeline.services import Services
-from ingestion_pipeline.ports import PendingText
 
 GROUP_DOCUMENTS = 64
 GROUP_BYTES = 2 << 20
@@ -79,14 +77,10 @@ class Crew:
 
 @dataclass(slots=True)
 class Group:
-    """Documents on their way together, and what is to be told of them.
-
-    `bare` are the chunks of documents that were cut just now and have no vectors: they need not be read again.
-    """
+    """Documents on their way together, and what is to be told of them."""
 
     crew: Crew
     reports: list[StageReport] = field(default_factory=list)
-    bare: dict[UUID, list[PendingText]] = field(default_factory=dict)
 
     @property
     def services(self) -> Services:

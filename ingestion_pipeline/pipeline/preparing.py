@@ -7,12 +7,13 @@ from typing import Generic, TypeVar
 
 from ingestion_pipeline.domain import CheckResult, Document, ParsedText, ParseOutcome, State
 from ingestion_pipeline.errors import IntegrityError, ParseJobLostError
+from ingestion_pipeline.pipeline.embedding import AtHand, texts_at_hand
 from ingestion_pipeline.pipeline.failures import require_passed
 from ingestion_pipeline.pipeline.freed_memory import give_back
 from ingestion_pipeline.pipeline.groups import Group
 from ingestion_pipeline.pipeline.report import Asset, Metadata, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
-from ingestion_pipeline.ports import ChunkResult, ParseResult, PendingText
+from ingestion_pipeline.ports import ChunkResult, ParseResult
 from ingestion_pipeline.stages import chunk as chunking
 from ingestion_pipeline.stages import normalise as normalising
 from ingestion_pipeline.stages.sliced_chunks import SlicedChunks
@@ -76,14 +77,15 @@ def stored_texts(group: Group, documents: Sequence[Document]) -> list[ParseResul
     return group.each(lambda document: _stored_text(document, group.services), documents, _itself, Asset.CHUNKS)
 
 
-def store_chunks(group: Group, texts: Sequence[ParseResult]) -> list[Document]:
+def store_chunks(group: Group, texts: Sequence[ParseResult]) -> tuple[list[Document], AtHand]:
     """Cut the texts into chunks, check that they rebuild them, buffer them."""
     made = group.each(_cut, texts, lambda text: text.document, Asset.CHUNKS)
+    at_hand: AtHand = {}
 
     def write(done: Sequence[_Done[ChunkResult]]) -> None:
         results = [each.result for each in done]
         if group.services.documents.chunks_stored(group.crew.claim, results) == 0:
-            group.bare.update({each.document.document_id: _bare(each) for each in results if type(each.chunks) is list})
+            at_hand.update(texts_at_hand(results))
 
     written = group.together(write, made, lambda each: each.document, Asset.CHUNKS)
     documents = []
@@ -104,7 +106,7 @@ def store_chunks(group: Group, texts: Sequence[ParseResult]) -> list[Document]:
         documents.append(
             replace(done.document, state=State.CHUNKS_STORED, attempt=0, chunk_count=len(chunks), token_count=tokens)
         )
-    return documents
+    return documents, at_hand
 
 
 def parsed_key(document: Document) -> str:
@@ -144,14 +146,6 @@ def _cut(text: ParseResult) -> _Done[ChunkResult]:
     chunks = SlicedChunks(text.parsed.text, found) if len(text.parsed.text) > LARGE_BYTES else list(found)
     checks = require_passed(chunking.validate(text.parsed, chunks))
     return _Done(ChunkResult(text.document, chunks), checks, round(time.monotonic() - started, 3))
-
-
-def _bare(result: ChunkResult) -> list[PendingText]:
-    document_id, owner_id = result.document.document_id, result.document.owner_id
-    return [
-        PendingText(piece.chunk_id, document_id, owner_id, piece.sha256, piece.text, piece.token_count)
-        for piece in result.chunks
-    ]
 
 
 def _stored_text(document: Document, services: Services) -> ParseResult:

@@ -63,9 +63,9 @@ def _process(documents: Sequence[Document], crew: Crew) -> list[StageReport]:
 
     texts = store_parsed(group, those_in(State.PARSE_QUEUED, State.PARSED))
     texts += stored_texts(group, those_in(State.PARSE_VALIDATED))
-    cut = store_chunks(group, texts)
+    cut, at_hand = store_chunks(group, texts)
     del texts  # of a large document the largest part of memory
-    embedded = embed(group, [*cut, *those_in(State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS)])
+    embedded = embed(group, [*cut, *those_in(State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS)], at_hand)
     promote(group, [*embedded, *those_in(State.EMBEDDINGS_STORED)])
     return group.reports
 

@@ -1,6 +1,5 @@
 """The matrix as a whole: what is written of it, and the command that writes it."""
 
-import ast
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ from ingestion_pipeline_tests.faults import kills, matrix, outages
 from ingestion_pipeline_tests.faults.cell import Cell, Outcome
 from ingestion_pipeline_tests.faults.verdict import Verdict
 
-GROUPS = {
-    name: group
-    for module in (kills, outages)
-    for name, group in vars(module).items()
-    if isinstance(group, list) and group and isinstance(group[0], Cell)
-}
 FINE = Verdict(0, 0, 0, 0, 0, 0, 0, {}, ())
 
 
@@ -23,16 +16,14 @@ def test_each_cell_has_a_name_of_its_own_and_a_place() -> None:
     assert {cell.place for cell in matrix.CELLS} == set(matrix.PLACES)
 
 
-def test_each_cell_is_a_test_of_the_suite() -> None:
-    named = {
-        node.id
-        for path in Path(__file__).parent.glob("test_*.py")
-        if path.name != Path(__file__).name
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Name)
-    }
-    tested = {cell.name for name in GROUPS if name in named for cell in GROUPS[name]}
-    assert tested == {cell.name for cell in matrix.CELLS}
+def test_no_group_of_cells_is_left_out() -> None:
+    groups = [
+        group
+        for module in (kills, outages)
+        for group in vars(module).values()
+        if isinstance(group, list) and group and isinstance(group[0], Cell)
+    ]
+    assert {cell.name for group in groups for cell in group} == {cell.name for cell in matrix.CELLS}
 
 
 def test_the_table_has_a_row_for_each_cell_with_nothing_wrong() -> None:

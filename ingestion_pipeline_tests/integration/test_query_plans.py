@@ -162,7 +162,7 @@ def flooded(postgres_server: Any) -> Iterator[DatabaseUrls]:
     "name",
     [
         *("reuse_vectors", "missing_vectors", "vector_facts", "drop_stale_chunks", "promote_chunks", "promote_vectors"),
-        *("drop_vectors_of_other_models", "promotion_facts", "discard_vectors_of_other_models", "clear_chunk_buffer"),
+        *("drop_outdated_vectors", "promotion_facts", "discard_vectors_of_other_models", "clear_chunk_buffer"),
     ],
 )
 def test_in_a_flood_a_run_reads_no_other_documents_either(flooded: DatabaseUrls, name: str) -> None:

@@ -296,17 +296,6 @@ where c.document_id = :document_id;
 delete from upload_pipeline.document_vectors as v
 where v.document_id = :document_id;
 
--- name: drop_outdated_vectors!
--- Vectors of other models that were made of an earlier text of their chunk.
-delete from upload_pipeline.document_vectors as v
-using upload_pipeline.document_chunks as c, upload_pipeline.documents as d
-where
-    v.document_id = :document_id
-    and c.chunk_id = v.chunk_id
-    and d.document_id = v.document_id
-    and v.chunk_sha256 <> c.chunk_sha256
-    and v.model is distinct from d.embedding_model;
-
 -- name: drop_unfit_buffered_vectors!
 -- Vectors of the buffer that belong to another text or are not of unit length.
 delete from upload_pipeline.document_vector_buffer as v

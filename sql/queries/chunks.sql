@@ -162,19 +162,6 @@ set
     last_page = excluded.last_page, heading_path = excluded.heading_path, token_count = excluded.token_count,
     chunk_sha256 = excluded.chunk_sha256, text = excluded.text;
 
--- name: drop_vectors_of_other_models!
--- Those that another model made of earlier texts of the chunks.
-delete from upload_pipeline.document_vectors as o
-using unnest(:document_ids::uuid[]) as d (document_id)
-where
-    o.document_id = d.document_id
-    and exists (
-        select
-        from upload_pipeline.document_vector_buffer as b
-        where b.chunk_id = o.chunk_id and b.model <> o.model and b.chunk_sha256 <> o.chunk_sha256
-        offset 0
-    );
-
 -- name: promote_vectors!
 -- Likewise the vectors.
 insert into upload_pipeline.document_vectors (chunk_id, model, document_id, owner_id, chunk_sha256, embedding)
@@ -184,6 +171,17 @@ from upload_pipeline.document_vector_buffer as v
 where v.document_id = any(:document_ids)
 on conflict (chunk_id, model) do update
 set chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
+
+-- name: drop_outdated_vectors!
+-- Vectors of other models than the present one that were made of earlier texts of their chunks.
+delete from upload_pipeline.document_vectors as v
+using unnest(:document_ids::uuid[]) as w (document_id)
+where
+    v.document_id = w.document_id
+    and v.model is distinct from (
+        select d.embedding_model from upload_pipeline.documents as d where d.document_id = v.document_id
+    )
+    and v.chunk_sha256 <> (select c.chunk_sha256 from upload_pipeline.document_chunks as c where c.chunk_id = v.chunk_id);
 
 -- name: promotion_facts
 -- Both sides of each document, read back from the tables themselves: how many chunks there are, and how many are not served as

@@ -273,7 +273,6 @@ class PostgresDocumentStore:
         with self._advancing(claim, wanted, State.EMBEDDINGS_STORED, State.COMPLETE) as connection:
             self._queries.drop_stale_chunks(connection, document_ids=wanted)
             self._queries.promote_chunks(connection, document_ids=wanted)
-            self._queries.drop_vectors_of_other_models(connection, document_ids=wanted)
             self._queries.promote_vectors(connection, document_ids=wanted)
             completed: dict[str, list[Any]] = {"document_ids": [], "counts": [], "tokens": [], "hashes": []}
             for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
@@ -285,6 +284,7 @@ class PostgresDocumentStore:
                 completed["tokens"].append(facts.tokens)
                 completed["hashes"].append(facts.content_sha256)
             self._queries.record_completion(connection, model=model, **completed)
+            self._queries.drop_outdated_vectors(connection, document_ids=wanted)
             self._queries.clear_chunk_buffer(connection, document_ids=wanted)
 
     # failures

@@ -156,7 +156,7 @@ class PostgresInventory:
         elif mend is Mend.CLEAR_BUFFER:
             self._queries.clear_chunk_buffer(connection, document_ids=[facts.document_id])
         elif mend is Mend.DROP_OUTDATED:
-            self._queries.drop_outdated_vectors(connection, **one)
+            self._queries.drop_outdated_vectors(connection, document_ids=[facts.document_id])
         elif mend is Mend.DROP_SERVED:
             self._queries.drop_served_rows(connection, **one)
         elif target := _TARGETS.get(mend):
