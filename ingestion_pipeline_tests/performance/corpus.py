@@ -33,10 +33,11 @@ class Sizes:
 
 
 def write_corpus(folder: Path, sizes: Sizes) -> list[Path]:
-    """Write the documents as files; returns their paths in order of name."""
+    """Write the documents as files; returns their paths, big and small ones mixed, as users would upload them."""
     folder.mkdir(parents=True)
     kinds = [("big", number, BIG_BYTES) for number in range(sizes.big)]
     kinds += [("small", number, SMALL_BYTES) for number in range(sizes.small)]
+    Random(SEED).shuffle(kinds)
     paths = []
     for kind, number, size in kinds:
         path = folder / f"{kind}-{number:05}.md"

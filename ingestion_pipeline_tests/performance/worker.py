@@ -86,7 +86,7 @@ class _Pipeline:
         return [batch] if batch else []
 
     def run(self, batch: Any) -> int:
-        documents = self._services.documents.load(batch.document_ids)
+        documents = self._services.documents.load(self._services.documents.renew_claim(batch.claim))
         for _ in self._advance(documents, batch.claim, self._services):
             pass
         self._services.documents.release_claim(batch.claim)
