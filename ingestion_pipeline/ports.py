@@ -247,6 +247,10 @@ class DocumentStore(Protocol):
         """How many claims of a lane are out."""
         ...
 
+    def due_documents(self, lane: Lane, most: int) -> int:
+        """How many documents of a lane could be claimed now, counted no further than `most`."""
+        ...
+
     def claim_documents(self, document_ids: Sequence[UUID], claim: str) -> list[UUID]:
         """Claim given documents; returns those that no other run has and that have work, or a result, to report."""
         ...

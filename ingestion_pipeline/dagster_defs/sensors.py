@@ -15,6 +15,7 @@ from ingestion_pipeline.pipeline.reconcile import reconcile
 from ingestion_pipeline.pipeline.services import Services
 
 MAX_ACTIVE_BATCHES = 4
+LEAST_SHARE = 250  # documents: for fewer the start of one more run costs more than it brings
 
 log = structlog.get_logger(__name__)
 
@@ -84,11 +85,17 @@ def _claim_batches(
 
 
 def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, requests: list[dg.RunRequest]) -> None:
-    for _ in range(MAX_ACTIVE_BATCHES - services.documents.active_batches(lane)):
+    """What is due goes in equal shares to as many runs as may be at work: one keeps hardly more than a core busy."""
+    runs = MAX_ACTIVE_BATCHES - services.documents.active_batches(lane)
+    if runs <= 0:
+        return
+    most = services.limits.batch_documents
+    share = -(-services.documents.due_documents(lane, runs * most) // runs)
+    for _ in range(runs):
         if is_ending():
             break
         batch = services.documents.claim_batch(
-            lane, max_documents=services.limits.batch_documents, max_bytes=services.limits.batch_bytes
+            lane, max_documents=min(most, max(share, LEAST_SHARE)), max_bytes=services.limits.batch_bytes
         )
         if batch is None:
             break

@@ -108,6 +108,20 @@ def test_active_batches_are_the_claims_of_a_lane(owner: str, store: PostgresDocu
     assert (store.active_batches(Lane.SUBMIT), store.active_batches(Lane.PROCESS)) == (2, 0)
 
 
+def test_due_documents_are_those_that_a_claim_would_take(owner: str, store: PostgresDocumentStore) -> None:
+    later, *_ = register(owner, sizes=[1] * 5)
+    sql(
+        owner,
+        "update upload_pipeline.upload_jobs set next_attempt_at = now() + interval '1 hour' where document_id = %s",
+        (later,),
+    )
+    assert store.due_documents(Lane.SUBMIT, most=10) == 4
+    assert store.due_documents(Lane.SUBMIT, most=3) == 3
+    assert store.due_documents(Lane.PROCESS, most=10) == 0
+    store.claim_batch(Lane.SUBMIT, max_documents=3, max_bytes=PLENTY)
+    assert store.due_documents(Lane.SUBMIT, most=10) == 1
+
+
 def test_given_documents_are_claimed_unless_another_run_has_them(owner: str, store: PostgresDocumentStore) -> None:
     free, taken, expired, waiting = register(owner, sizes=[1] * 4)
     Walk(store, waiting).submit()

@@ -118,6 +118,13 @@ def test_a_pollers_statement_uses_its_index(
     assert plan.scanned & BIG == set()
 
 
+def test_counting_what_is_due_reads_no_more_than_that(crowded: DatabaseUrls) -> None:
+    for lane in ("submit", "process"):
+        plan = plan_of(crowded.worker, "due_documents", {"lane": lane, "most": 4000})
+        assert plan.indexes == {"upload_jobs_ready"}
+        assert plan.scanned == set()
+
+
 def test_counting_the_batches_at_work_reads_claimed_documents_only(crowded: DatabaseUrls) -> None:
     for lane in ("submit", "process"):
         plan = plan_of(crowded.worker, "active_batches", {"lane": lane})

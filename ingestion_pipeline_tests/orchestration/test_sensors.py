@@ -8,6 +8,7 @@ import pytest
 
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
+from ingestion_pipeline.dagster_defs import sensors
 from ingestion_pipeline.dagster_defs.assets import DOCUMENTS
 from ingestion_pipeline.dagster_defs.sensors import MAX_ACTIVE_BATCHES
 from ingestion_pipeline.domain import State
@@ -57,6 +58,23 @@ def test_with_too_many_batches_at_work_nothing_more_is_claimed(pipeline: Pipelin
     assert not small.tick("upload_sensor").run_requests
     unclaimed = [document_id for document_id in documents if pipeline.job(document_id)["claimed_by"] is None]
     assert len(unclaimed) == 1
+
+
+def test_what_is_due_is_shared_among_as_many_runs_as_may_be_at_work(
+    pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "LEAST_SHARE", 2)
+    for number in range(MAX_ACTIVE_BATCHES * 2 + 1):
+        pipeline.upload(document_text(f"document {number}"))
+    requests = pipeline.tick("upload_sensor").run_requests or []
+    assert [request.tags["ingest/documents"] for request in requests] == ["3", "3", "3"]
+
+
+def test_a_few_documents_are_not_shared(pipeline: PipelineUnderTest) -> None:
+    for number in range(MAX_ACTIVE_BATCHES * 2):
+        pipeline.upload(document_text(f"document {number}"))
+    [request] = pipeline.tick("upload_sensor").run_requests or []
+    assert request.tags["ingest/documents"] == str(MAX_ACTIVE_BATCHES * 2)
 
 
 def test_after_a_batch_is_done_the_next_one_is_claimed(pipeline: PipelineUnderTest) -> None:

@@ -44,13 +44,13 @@ def prepare(settings: Settings, dagster_environment: Mapping[str, str] | None) -
 
 def work() -> Work:
     """Take what is due, batch by batch, until nothing is."""
-    cpu, started = _cpu_seconds(), time.perf_counter()
+    cpu, started = cpu_seconds(), time.perf_counter()
     done = Work(documents=0, runs=0, seconds=0.0, cpu_seconds=0.0, peak_bytes=0)
     while batches := claim():
         for batch in batches:
             done.documents += _driver.run(batch)
             done.runs += 1
-    done.seconds, done.cpu_seconds, done.peak_bytes = time.perf_counter() - started, _cpu_seconds() - cpu, peak_bytes()
+    done.seconds, done.cpu_seconds, done.peak_bytes = time.perf_counter() - started, cpu_seconds() - cpu, peak_bytes()
     return done
 
 
@@ -64,7 +64,8 @@ def run(batches: Sequence[Any]) -> int:
     return sum(_driver.run(batch) for batch in batches)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """CPU that this process has used so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

@@ -45,6 +45,15 @@ select count(distinct j.claimed_by) as batches
 from upload_pipeline.upload_jobs as j
 where j.claimed_by is not null and j.lane = :lane;
 
+-- name: due_documents^
+-- How many documents are due in a lane, counted no further than `most`.
+select count(*) as documents
+from (
+    select from upload_pipeline.upload_jobs as j
+    where j.lane = :lane and j.claimed_by is null and j.next_attempt_at <= now()
+    limit :most
+) as due;
+
 -- name: claim_documents
 -- Takes given documents, for a run that an operator started, unless another run has them. Here and below, rows are locked in
 -- one order wherever a statement waits for several, so that no two of them wait for each other.

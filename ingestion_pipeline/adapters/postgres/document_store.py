@@ -83,6 +83,10 @@ class PostgresDocumentStore:
         with self._transaction() as connection:
             return int(self._queries.active_batches(connection, lane=lane.value)["batches"])
 
+    def due_documents(self, lane: Lane, most: int) -> int:
+        with self._transaction() as connection:
+            return int(self._queries.due_documents(connection, lane=lane.value, most=most)["documents"])
+
     def claim_documents(self, document_ids: Sequence[UUID], claim: str) -> list[UUID]:
         with self._transaction() as connection:
             rows = self._queries.claim_documents(
