@@ -182,13 +182,29 @@ def test_in_a_flood_a_run_reads_no_other_documents_either(flooded: DatabaseUrls,
     assert not plan.read_whole
 
 
-@pytest.mark.parametrize("name", ["vector_facts", "promotion_facts"])
-def test_statistics_taken_at_a_bad_moment_make_a_run_read_no_other_documents(flooded: DatabaseUrls, name: str) -> None:
-    """They may favour a join that reads its tables from end to end, for each document anew."""
+@pytest.mark.parametrize(
+    ("name", "indexes"),
+    [
+        ("vector_facts", {"document_chunk_buffer_document_id_ordinal_key", "document_vector_buffer_pkey"}),
+        (
+            "promotion_facts",
+            {
+                *("document_chunk_buffer_document_id_ordinal_key", "document_vector_buffer_pkey"),
+                *("document_chunks_document_id_ordinal_key", "document_chunks_pkey", "document_vectors_pkey"),
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("avoided", ["enable_nestloop", "enable_hashjoin"])
+def test_whatever_join_statistics_favour_a_run_goes_from_chunk_to_chunk(
+    flooded: DatabaseUrls, name: str, indexes: set[str], avoided: str
+) -> None:
+    """Those of a bad moment favour one that reads whole tables for a document, or a whole document for a chunk."""
     wanted = {"document_ids": [uuid4() for _ in range(64)], "model": MODEL}
-    plan = plan_of(flooded.worker, name, wanted, avoided="enable_nestloop")
+    plan = plan_of(flooded.worker, name, wanted, avoided=avoided)
     assert plan.scanned == set()
     assert not plan.read_whole
+    assert plan.indexes == indexes
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 -- The buffers between the stages, and what search serves.
 --
 -- What joins rows of many documents goes from document to document (lateral) or from chunk to chunk (offset 0), by an index: left to
--- itself the planner reads whole tables until statistics tell it better, and a flood of documents is faster than statistics. Tables
--- that are joined in a lateral query are each restricted to its document, so that no kind of join reads more.
+-- itself the planner reads whole tables until statistics tell it better, and a flood of documents is faster than statistics. From
+-- chunk to chunk goes also what joins rows of one document: a large one has thousands.
 
 -- name: record_parsed!
 -- What the parser made of documents, as a JSON array; the texts themselves are in the object store.
@@ -134,7 +134,10 @@ cross join lateral (
         max(vector_dims(v.embedding)) as most_dimensions,
         coalesce(sum(b.token_count), 0)::bigint as tokens
     from upload_pipeline.document_chunk_buffer as b
-    left join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id and v.document_id = d.document_id
+    left join lateral (
+        select w.chunk_id, w.chunk_sha256, w.embedding from upload_pipeline.document_vector_buffer as w
+        where w.chunk_id = b.chunk_id offset 0
+    ) as v on true
     where b.document_id = d.document_id
 ) as found;
 
@@ -215,17 +218,27 @@ cross join lateral (
             || coalesce(v.vector_sha256, sha256(upload_pipeline.vector_bytes(v.embedding))), ''::bytea order by b.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunk_buffer as b
-    inner join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id and v.document_id = d.document_id
-    left join upload_pipeline.document_chunks as c on c.chunk_id = b.chunk_id and c.document_id = d.document_id
-    left join upload_pipeline.document_vectors as s
-        on s.chunk_id = b.chunk_id and s.document_id = d.document_id and s.model = :model
+    cross join lateral (
+        select w.* from upload_pipeline.document_vector_buffer as w
+        where w.chunk_id = b.chunk_id offset 0
+    ) as v
+    left join lateral (
+        select w.* from upload_pipeline.document_chunks as w
+        where w.chunk_id = b.chunk_id offset 0
+    ) as c on true
+    left join lateral (
+        select w.* from upload_pipeline.document_vectors as w
+        where w.chunk_id = b.chunk_id and w.model = :model offset 0
+    ) as s on true
     where b.document_id = d.document_id
 ) as buffered
 cross join lateral (
     select count(*) as chunks
     from upload_pipeline.document_chunks as c
-    inner join upload_pipeline.document_vectors as v
-        on v.chunk_id = c.chunk_id and v.document_id = d.document_id and v.model = :model
+    cross join lateral (
+        select from upload_pipeline.document_vectors as w
+        where w.chunk_id = c.chunk_id and w.model = :model offset 0
+    ) as v
     where c.document_id = d.document_id
 ) as served;
 
