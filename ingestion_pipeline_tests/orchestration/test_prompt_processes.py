@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -58,6 +59,14 @@ def test_dagsters_storages_share_connections_and_outlive_their_end(instance: dg.
     assert instance.get_runs_count() == 0
 
 
+def fork_server_of(process: psutil.Process) -> psutil.Process | None:
+    for child in process.children():
+        with suppress(psutil.Error):  # other children come and go
+            if "forkserver" in " ".join(child.cmdline()):
+                return child
+    return None
+
+
 def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
     database_urls: "DatabaseUrls", tmp_path: "Path"
 ) -> None:
@@ -68,13 +77,7 @@ def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
     with subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) as server:
         try:
             process = psutil.Process(server.pid)
-            fork_server = wait_for(
-                lambda: next(
-                    (child for child in process.children() if "forkserver" in " ".join(child.cmdline())), None
-                ),
-                "a fork server",
-                60,
-            )
+            fork_server = wait_for(lambda: fork_server_of(process), "a fork server", 60)
             wait_for(
                 lambda: any("psycopg2" in mapped.path for mapped in fork_server.memory_maps()),
                 "imports in the fork server",
