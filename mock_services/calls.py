@@ -52,9 +52,10 @@ class CallCounter:
         self._distinct.update(digests)
         self._tokens += tokens
 
-    def add_webhook(self, outcome: str) -> None:
-        """Count a delivery attempt or its outcome."""
-        self._webhooks[outcome] += 1
+    @property
+    def webhooks(self) -> Counter[str]:
+        """Attempts and outcomes of deliveries; one under way at a reset goes on counting on what it took before."""
+        return self._webhooks
 
     def report(self) -> dict[str, Any]:
         """The counters as a JSON object."""

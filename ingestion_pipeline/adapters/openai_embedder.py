@@ -55,7 +55,7 @@ class OpenAIEmbedder:
         timeout = httpx2.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds))
         client = openai.OpenAI(api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0)
         self._client = client
-        self._response = httpx2.Response
+        self._answer_type = httpx2.Response
 
     @property
     def model(self) -> str:
@@ -80,7 +80,10 @@ class OpenAIEmbedder:
         started = time.perf_counter()
         try:
             answer = self._client.post(
-                "/embeddings", cast_to=self._response, content=to_json(body), options={"headers": _named_call()}
+                "/embeddings",
+                cast_to=self._answer_type,
+                content=to_json(body),
+                options={"headers": _named_call(), "security": {"bearer_auth": True}},
             )
         except self._sdk.APIStatusError as error:
             raise self._refusal(error.status_code, error.code, error.type, error) from error

@@ -90,13 +90,12 @@ def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, 
     if runs <= 0:
         return
     most = services.limits.batch_documents
-    share = -(-services.documents.due_documents(lane, runs * most) // runs)
-    for _ in range(runs):
+    due = services.documents.due_documents(lane, runs * most)
+    share = min(most, max(LEAST_SHARE, -(-due // runs)))
+    for _ in range(runs if due else 0):
         if is_ending():
             break
-        batch = services.documents.claim_batch(
-            lane, max_documents=min(most, max(share, LEAST_SHARE)), max_bytes=services.limits.batch_bytes
-        )
+        batch = services.documents.claim_batch(lane, max_documents=share, max_bytes=services.limits.batch_bytes)
         if batch is None:
             break
         correlation_ids = [str(correlation_id) for correlation_id in batch.correlation_ids]

@@ -105,13 +105,14 @@ def pipeline_round(here: Surroundings, source: Site, sizes: Sizes, *, dagster: b
             run_in_it(worker.prepare, settings, here.dagster(site) if dagster else None)
         threads = stack.enter_context(ThreadPoolExecutor(at_once))
         before, own_before = here.cpu(), sum(run_in_it(worker.cpu_seconds) for run_in_it in workers)
-        started = time.perf_counter()
+        done, started = 0, time.perf_counter()
         while batches := workers[0](worker.claim):
             shares = [batches[number::at_once] for number in range(at_once)]
-            list(threads.map(lambda run_in_it, share: run_in_it(worker.run, share), workers, shares))
+            done += sum(threads.map(lambda run_in_it, share: run_in_it(worker.run, share), workers, shares))
         seconds = time.perf_counter() - started
         own = sum(run_in_it(worker.cpu_seconds) for run_in_it in workers) - own_before
         shared = here.cpu().since(before)
+    assert done == sizes.documents, f"{done} of {sizes.documents} documents were claimed"
     loading.assert_complete(site.urls.owner)
     chunks = loading.count(site.urls.owner, "document_chunks")
     here.drop(site)

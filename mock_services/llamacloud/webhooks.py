@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections import Counter
 from uuid import uuid4
 
 import httpx
@@ -48,12 +49,13 @@ class WebhookSender:
         await asyncio.gather(*(self._deliver(job, event_type, webhook) for webhook in wanted))
 
     async def _deliver(self, job: Job, event_type: str, webhook: Webhook) -> None:
+        outcomes = self._calls.webhooks
         faults = {
             fault.kind: fault
             for fault in self._faults.take(Stage.WEBHOOK, OPERATION, [*job.subjects(), event_type, webhook.url])
         }
         if Kind.WEBHOOK_LOST in faults:
-            self._calls.add_webhook("lost")
+            outcomes["lost"] += 1
             return
         if Kind.WEBHOOK_LATE in faults:
             await asyncio.sleep(faults[Kind.WEBHOOK_LATE].seconds or 0)
@@ -75,17 +77,19 @@ class WebhookSender:
             wrong = "wrong " if Kind.WEBHOOK_WRONGLY_SIGNED in faults else ""
             headers["LC-Signature"] = sign(wrong + webhook.signing_secret, body)
         for _ in range(2 if Kind.WEBHOOK_DOUBLED in faults else 1):
-            await self._attempt_until_delivered(webhook.url, body, headers)
+            await self._attempt_until_delivered(webhook.url, body, headers, outcomes)
 
-    async def _attempt_until_delivered(self, url: str, body: bytes, headers: dict[str, str]) -> None:
+    async def _attempt_until_delivered(
+        self, url: str, body: bytes, headers: dict[str, str], outcomes: Counter[str]
+    ) -> None:
         for delay in (*self._retry_delays, None):
-            self._calls.add_webhook("attempts")
+            outcomes["attempts"] += 1
             if await self._attempt(url, body, headers):
-                self._calls.add_webhook("delivered")
+                outcomes["delivered"] += 1
                 return
             if delay is not None:
                 await asyncio.sleep(delay)
-        self._calls.add_webhook("given_up")
+        outcomes["given_up"] += 1
 
     async def _attempt(self, url: str, body: bytes, headers: dict[str, str]) -> bool:
         try:
