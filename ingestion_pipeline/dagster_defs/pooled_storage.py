@@ -14,6 +14,8 @@ from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_postgres.utils import pg_url_from_config
 from sqlalchemy import Engine, create_engine
 
+from ingestion_pipeline.dagster_defs.event_log import ConsistentEventLogStorage
+
 KEPT_CONNECTIONS = 2
 MORE_CONNECTIONS = 20
 
@@ -23,6 +25,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._event_log_storage = ConsistentEventLogStorage(self.postgres_url, should_autocreate_tables=False)
         for storage in (self._event_log_storage, self._run_storage, self._schedule_storage):
             storage._engine = _engine_of_process(self.postgres_url, os.getpid())
 

@@ -5,8 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 
+from ingestion_pipeline.local_stack.stack import dagster_environment
+from ingestion_pipeline.settings import PROJECT_ROOT
 from mock_services.process import MockServices, start_mock_services
 from orchestration.audited_pipeline import AuditedPipeline
 from orchestration.pipeline_under_test import PipelineUnderTest
@@ -50,3 +53,19 @@ def pipeline_with(
             return stack.enter_context(over)
 
         yield make
+
+
+@pytest.fixture
+def dagster_settings(database_urls: "DatabaseUrls", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment that dagster.yaml and workspace.yaml refer to."""
+    settings = dagster_environment(database_urls.worker, tmp_path, code_server_port=4000)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+@pytest.fixture
+def instance(dagster_settings: dict[str, str]) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance on Postgres, by dagster.yaml."""
+    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as loaded:
+        yield loaded

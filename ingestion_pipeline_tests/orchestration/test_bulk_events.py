@@ -1,21 +1,17 @@
 """Events written in bulk have the rows that Dagster writes one by one."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import dagster as dg
 import psycopg2
 import psycopg2.extras
-import pytest
 
 from ingestion_pipeline.dagster_defs.bulk_events import EventWriter, Kind, Markdown, PartitionEvent
-from ingestion_pipeline.local_stack.stack import dagster_environment
-from ingestion_pipeline.settings import PROJECT_ROOT
 from orchestration.pipeline_under_test import wait_for
 
 if TYPE_CHECKING:
@@ -70,17 +66,6 @@ def definitions(*, in_bulk: bool, told: Callable[[], Sequence[PartitionEvent]] =
 
     job = dg.define_asset_job("job", selection=dg.AssetSelection.assets(step), executor_def=dg.in_process_executor)
     return dg.Definitions(assets=[step], jobs=[job])
-
-
-@pytest.fixture
-def instance(
-    database_urls: "DatabaseUrls", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance on Postgres, by dagster.yaml."""
-    for name, value in dagster_environment(database_urls.worker, tmp_path, code_server_port=4000).items():
-        monkeypatch.setenv(name, value)
-    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as loaded:
-        yield loaded
 
 
 def rows(url: str) -> dict[str, list[dict[str, Any]]]:

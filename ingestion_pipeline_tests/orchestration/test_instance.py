@@ -1,41 +1,22 @@
 """dagster.yaml and workspace.yaml as Dagster itself loads them, and a batch on the instance that they describe."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
-import pytest
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster_postgres import PostgresEventLogStorage
 
 from ingestion_pipeline.dagster_defs.retention import delete_runs
-from ingestion_pipeline.local_stack.stack import dagster_environment
 from ingestion_pipeline.pipeline.report import Asset
 from ingestion_pipeline.settings import PROJECT_ROOT
 from orchestration.pipeline_under_test import PipelineUnderTest, document_text
 
 if TYPE_CHECKING:
     from conftest import DatabaseUrls
-
-
-@pytest.fixture
-def dagster_settings(database_urls: "DatabaseUrls", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment that the two files refer to."""
-    settings = dagster_environment(database_urls.worker, tmp_path, code_server_port=4000)
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    return settings
-
-
-@pytest.fixture
-def instance(dagster_settings: dict[str, str]) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance on Postgres, by dagster.yaml."""
-    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as loaded:
-        yield loaded
 
 
 def test_dagster_yaml_puts_events_into_postgres_and_leaves_retries_to_the_pipeline(
