@@ -12,9 +12,9 @@ from typing import Any
 import dagster as dg
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log.base import AssetRecord
+from dagster._record import copy
 from dagster._serdes import deserialize_value
 from dagster_postgres import PostgresEventLogStorage
-from dagster_shared.record import copy
 from sqlalchemy import text
 
 # Both by idx_events_by_asset, from its end.
