@@ -29,7 +29,7 @@ RUNTIME = [
     "uvicorn[standard]>=0.54,<0.55",
     "python-multipart>=0.0.30,<0.1",
     # stages
-    "bpe-openai>=0.1.4,<0.2",
+    "toktok-rs>=0.3,<0.4",
     # settings, command line, logs
     "pydantic>=2.12,<3",
     "pydantic-core>=2.40,<3",
@@ -53,6 +53,7 @@ LOCAL = [
     "wordllama==0.2.2.post0",
     "tokenizers>=0.23,<0.24",
     "safetensors>=0.8,<0.9",
+    "bpe-openai>=0.1.4,<0.2",
     "charset-normalizer>=3.4,<4",
     "uvloop>=0.22,<0.24",
     # the mock of S3

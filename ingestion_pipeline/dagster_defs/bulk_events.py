@@ -13,9 +13,12 @@ import re
 import secrets
 import time
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
+from io import StringIO
+from math import isfinite
 
 import dagster as dg
 from dagster._core.events import (
@@ -28,10 +31,9 @@ from dagster._core.events import (
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import SqlEventLogStorage
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster_postgres import PostgresEventLogStorage
-from sqlalchemy import Table, bindparam, func, select, text
-from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy import text
 
 
 class Kind(Enum):
@@ -81,7 +83,28 @@ class PartitionEvent:
         return make(self.asset, partition=self.partition, description=self.description, metadata=metadata)
 
 
-CHECK_IDENTITY = ("asset_key", "check_name", "run_id", "partition")
+LOCK_EVENTS = text("lock table event_logs in share row exclusive mode")
+NEXT_IDS = text("select nextval(pg_get_serial_sequence('event_logs', 'id')) from generate_series(1, :count)")
+# The events themselves are there already, so they are not sent again.
+UPSERT_CHECKS = text("""
+insert into asset_check_executions (
+    asset_key, check_name, partition, run_id, execution_status,
+    evaluation_event, evaluation_event_timestamp, evaluation_event_storage_id
+)
+select made.asset_key, made.check_name, made.partition, told.run_id, made.status, told.event, told.timestamp, told.id
+from unnest(
+    cast(:ids as bigint[]), cast(:assets as text[]), cast(:checks as text[]), cast(:partitions as text[]),
+    cast(:statuses as text[])
+) as made (id, asset_key, check_name, partition, status)
+cross join lateral (
+    select e.id, e.run_id, e.event, e.timestamp from event_logs as e where e.id = made.id offset 0
+) as told
+on conflict (asset_key, check_name, run_id, partition) do update
+set execution_status = excluded.execution_status, evaluation_event = excluded.evaluation_event,
+    evaluation_event_timestamp = excluded.evaluation_event_timestamp,
+    evaluation_event_storage_id = excluded.evaluation_event_storage_id
+""")
+
 Row = dict[str, object]
 
 
@@ -103,12 +126,12 @@ class EventWriter:
             return
         rows = [self._row(event, self._storage) for event in events]
         storage_ids = _insert_events(self._storage, rows)
-        checks = []
+        checks = {}
         with self._storage.index_transaction() as connection:
             newest: dict[tuple[Kind, str], int] = {}
             for position, event in enumerate(events):
                 if event.kind is Kind.CHECKED:
-                    checks.append(_check_row(event, rows[position], storage_ids[position]))
+                    checks[storage_ids[position]] = event
                 else:
                     newest[event.kind, event.asset] = position
             # asset by asset, as every run does, or two that lock their rows in other orders end in a deadlock
@@ -116,7 +139,7 @@ class EventWriter:
                 entry = _entry(self._context, events[position])
                 self._storage._store_asset_event(connection, entry, storage_ids[position])
             if checks:
-                connection.execute(_upsert_checks(checks))
+                connection.execute(UPSERT_CHECKS, _checks(checks))
 
     def _row(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> Row:
         """What Dagster's event_to_row makes of it. That makes the first of a form; the others differ in some values."""
@@ -243,7 +266,9 @@ def _mark(value: float | str) -> float | str:
 
 def _in_json(value: float | str) -> str:
     """A value as it stands in JSON, without the quotation marks of a text."""
-    return json.dumps(value)[1:-1] if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return json.dumps(value)[1:-1]
+    return str(value) if isfinite(value) else json.dumps(value)  # the same in a tenth of the time
 
 
 def _insert_events(storage: PostgresEventLogStorage, rows: Sequence[Row]) -> list[int]:
@@ -255,46 +280,33 @@ def _insert_events(storage: PostgresEventLogStorage, rows: Sequence[Row]) -> lis
     with storage._connect() as connection:
         transaction = connection.execution_options(isolation_level="READ COMMITTED")
         with transaction.begin():
-            transaction.execute(text(f"lock table {SqlEventLogStorageTable.name} in share row exclusive mode"))
-            written = transaction.execute(
-                _insert(SqlEventLogStorageTable, rows).returning(SqlEventLogStorageTable.c.id)
-            )
-            return sorted(int(row[0]) for row in written)
+            transaction.execute(LOCK_EVENTS)
+            ids = sorted(int(row[0]) for row in transaction.execute(NEXT_IDS, {"count": len(rows)}))
+            lines = ("\t".join(map(_field, (event_id, *row.values()))) for event_id, row in zip(ids, rows, strict=True))
+            with closing(transaction.connection.cursor()) as cursor:
+                columns = ", ".join(("id", *rows[0]))
+                cursor.copy_expert(f"copy event_logs ({columns}) from stdin", StringIO("\n".join(lines)))
+            return ids
 
 
-def _insert(table: Table, rows: Sequence[Row]) -> Insert:
-    """One statement for any number of rows: an array for each column costs a fraction of a parameter for each value."""
-    names = list(rows[0])
-    columns = [
-        bindparam(None, [row[name] for row in rows], type_=ARRAY(table.c[name].type), unique=True) for name in names
-    ]
-    values = func.unnest(*columns).table_valued(*names, with_ordinality="position", name="values").render_derived()
-    ordered = select(*(values.c[name] for name in names)).order_by(values.c.position)
-    return insert(table).from_select(names, ordered)
+def _field(value: object) -> str:
+    """A value in the text format of COPY."""
+    if value is None:
+        return "\\N"
+    return str(value).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
-def _upsert_checks(checks: Sequence[Row]) -> Insert:
-    upsert = _insert(AssetCheckExecutionsTable, _last_of_each(checks))
-    names = ("execution_status", "evaluation_event", "evaluation_event_timestamp", "evaluation_event_storage_id")
-    return upsert.on_conflict_do_update(
-        index_elements=CHECK_IDENTITY, set_={name: upsert.excluded[name] for name in names}
-    )
+def _checks(made: Mapping[int, PartitionEvent]) -> dict[str, list[int] | list[str]]:
+    """Of checks, by the ids of their events, the columns of UPSERT_CHECKS.
 
-
-def _last_of_each(checks: Sequence[Row]) -> list[Row]:
-    """A statement writes no row twice: of a check that was made twice, the last result counts."""
-    return list({tuple(check[name] for name in CHECK_IDENTITY): check for check in checks}.values())
-
-
-def _check_row(event: PartitionEvent, row: Row, storage_id: int) -> Row:
-    status = AssetCheckExecutionRecordStatus.SUCCEEDED if event.passed else AssetCheckExecutionRecordStatus.FAILED
+    A statement writes no row twice: of a check that was made twice, the last result counts.
+    """
+    last = {(event.asset, event.check, event.partition): event_id for event_id, event in made.items()}
+    status = AssetCheckExecutionRecordStatus
     return {
-        "asset_key": dg.AssetKey(event.asset).to_string(),
-        "check_name": event.check,
-        "partition": event.partition,
-        "run_id": row["run_id"],
-        "execution_status": status.value,
-        "evaluation_event": row["event"],
-        "evaluation_event_timestamp": row["timestamp"],
-        "evaluation_event_storage_id": storage_id,
+        "ids": list(last.values()),
+        "assets": [dg.AssetKey(asset).to_string() for asset, _, _ in last],
+        "checks": [check for _, check, _ in last],
+        "partitions": [partition for _, _, partition in last],
+        "statuses": [(status.SUCCEEDED if made[each].passed else status.FAILED).value for each in last.values()],
     }

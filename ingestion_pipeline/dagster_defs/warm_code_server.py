@@ -19,7 +19,7 @@ from ingestion_pipeline.dagster_defs.interruption import ignoring_sigterm, stop_
 from ingestion_pipeline.dagster_defs.resources import check_database
 
 DEFINITIONS = "ingestion_pipeline.definitions"
-# What a run imports sooner or later. Nothing here may start a thread: the process forks.
+# What a run imports sooner or later, the last of which does the rest. Nothing may start a thread: the process forks.
 PRELOADED = [
     DEFINITIONS,
     "dagster._grpc.impl",
@@ -29,6 +29,7 @@ PRELOADED = [
     "ingestion_pipeline.adapters.openai_embedder",
     "llama_cloud",
     "openai",
+    "ingestion_pipeline.dagster_defs.warm_process",
 ]
 
 

@@ -1,20 +1,21 @@
 """Counting tokens as OpenAI's embedding models do (encoding cl100k_base), without a download.
 
 Text is counted as ordinary text: a document that quotes `<|endoftext|>` is billed for its letters. The library's public
-class encodes but does not count and refuses a million characters; its compiled tokenizer, used here, has neither limit.
+function counts many texts in threads of its own, at some 20 µs a call; the tokenizer behind it, which its documentation
+describes as the full surface, counts one at a time in less.
 """
 
 from functools import cache
 
-from bpe_openai import _bindings
+import toktok
 
 ENCODING = "cl100k_base"
 
 
 @cache
-def tokenizer() -> _bindings.PyTokenizer:
-    """The compiled tokenizer. Its `count(text)` is four times as fast as its `count_till_limit(text, limit)`."""
-    return _bindings.tokenizer_for_encoding(ENCODING)
+def tokenizer() -> toktok._Tokenizer:
+    """The compiled tokenizer; its `count(text)` takes a microsecond for 80 bytes."""
+    return toktok._encoding(ENCODING)
 
 
 def count_tokens(text: str) -> int:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import DatabaseUrls
-
-
-@pytest.fixture
-def instance(
-    database_urls: "DatabaseUrls", tmp_path: "Path", monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance on Postgres, by dagster.yaml."""
-    for name, value in dagster_environment(database_urls.worker, tmp_path, code_server_port=4000).items():
-        monkeypatch.setenv(name, value)
-    with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as loaded:
-        yield loaded
 
 
 def backend(storage: Any) -> int:

@@ -37,6 +37,7 @@ def prepare(settings: Settings, dagster_environment: Mapping[str, str] | None) -
     else:
         os.environ.update(dagster_environment)
         _driver = _Dagster(services)
+    import ingestion_pipeline.dagster_defs.warm_process  # noqa: F401  as runs of the product begin
 
 
 def work() -> Work:
