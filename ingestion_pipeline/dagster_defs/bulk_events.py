@@ -83,6 +83,7 @@ class PartitionEvent:
         return make(self.asset, partition=self.partition, description=self.description, metadata=metadata)
 
 
+COPY_BLOCK_CHARACTERS = 1 << 18
 LOCK_EVENTS = text("lock table event_logs in share row exclusive mode")
 NEXT_IDS = text("select nextval(pg_get_serial_sequence('event_logs', 'id')) from generate_series(1, :count)")
 # The events themselves are there already, so they are not sent again.
@@ -285,7 +286,9 @@ def _insert_events(storage: PostgresEventLogStorage, rows: Sequence[Row]) -> lis
             lines = ("\t".join(map(_field, (event_id, *row.values()))) for event_id, row in zip(ids, rows, strict=True))
             with closing(transaction.connection.cursor()) as cursor:
                 columns = ", ".join(("id", *rows[0]))
-                cursor.copy_expert(f"copy event_logs ({columns}) from stdin", StringIO("\n".join(lines)))
+                cursor.copy_expert(
+                    f"copy event_logs ({columns}) from stdin", StringIO("\n".join(lines)), COPY_BLOCK_CHARACTERS
+                )
             return ids
 
 

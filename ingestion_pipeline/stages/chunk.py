@@ -16,6 +16,7 @@ where here nearly every character is counted once.
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from uuid import UUID
 
@@ -59,7 +60,7 @@ def chunk(document_id: UUID, parsed: ParsedText, options: ChunkOptions = DEFAULT
 
 
 def iter_chunks(document_id: UUID, parsed: ParsedText, options: ChunkOptions = DEFAULT_OPTIONS) -> Iterator[Chunk]:
-    """The chunks one by one, holding no more than one chunk's segments beside the text."""
+    """The chunks one by one, holding no more than some chunks' segments beside the text."""
     packer = _Packer(parsed.text, options)
     for ordinal, (start, text, path, tokens) in enumerate(packer.spans()):
         end = start + len(text)
@@ -174,12 +175,22 @@ def _best_end(current: Sequence[Segment], next_rank: int, half: int) -> int:
 def _tokens_of_end(raw: str, content: int) -> int:
     """How many tokens fewer `raw[:content]` has than `raw`, whose end is white space with line feeds.
 
-    Only the last word has to be counted: in cl100k_base a piece never goes on over a space into the next word.
+    In cl100k_base these stand alone behind a letter or digit, and belong to punctuation that they follow.
     """
     if content == len(raw):
         return 0
-    word = max(raw.rfind(" ", 0, content), 0)
-    return count_tokens(raw[word:]) - count_tokens(raw[word:content])
+    start = content
+    while start and not (raw[start - 1].isalnum() or raw[start - 1].isspace()):
+        start -= 1
+    if start and raw[start - 1] == " ":
+        start -= 1
+    return _tokens_behind(raw[start:content], raw[content:])
+
+
+@lru_cache(1024)
+def _tokens_behind(word: str, space: str) -> int:
+    """How many tokens the white space behind a word adds; there are few such words."""
+    return count_tokens(word + space) - count_tokens(word)
 
 
 def check_coverage(parsed: ParsedText, chunks: Sequence[Chunk]) -> CheckResult:

@@ -13,14 +13,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from ingestion_pipeline.stages.outline import Block, Outline
-from ingestion_pipeline.stages.tokens import count_tokens, tokenizer
+from ingestion_pipeline.stages.tokens import count_each, count_tokens
 
 # Text has about four characters a token: a longer block is cut into parts before it is counted. Where it would have
 # fitted after all, its parts are packed into one chunk again.
 _CHARACTERS_A_TOKEN = 5
+_COUNTED_AT_ONCE = 64
 _MAX_GRAPHEME = 32
 _ZERO_WIDTH_JOINER = "\u200d"
 
@@ -58,6 +60,8 @@ class Segment(NamedTuple):
     is_exact: bool
 
 
+Piece = TypeVar("Piece", Block, tuple[int, int, Kind])  # its start and end come first
+
 _BLOCK_RANK = 7
 _RANK = {Kind.LINES: 8, Kind.ROWS: 8, Kind.SENTENCES: 9, Kind.WORDS: 10}
 
@@ -69,25 +73,21 @@ class Segmenter:
         self._text = text
         self._limit = limit
         self._hard_limit = hard_limit
-        self._count = tokenizer().count
         # A character has at most four bytes, and a token at least one: so many characters are never over the limit.
         self._grain = max(limit // 4, 1)
 
     def segments(self) -> Iterator[Segment]:
-        text, limit, count = self._text, self._limit, self._count
+        limit = self._limit
         longest = limit * _CHARACTERS_A_TOKEN
         plain = Kind.BLOCK
-        for block in Outline(text).blocks():
+        for block, tokens in self._counted(Outline(self._text).blocks(), longest + 1):
             start, end, level, path = block
-            if end - start <= longest:
-                tokens = count(text[start:end])
-                if tokens <= limit:
-                    if level:
-                        yield Segment(start, end, tokens, Kind.HEADING, level, path, True)
-                    else:
-                        yield Segment(start, end, tokens, plain, _BLOCK_RANK, path, True)
-                    continue
-            yield from self._parts_of_block(block)
+            if tokens > limit or end - start > longest:
+                yield from self._parts_of_block(block)
+            elif level:
+                yield Segment(start, end, tokens, Kind.HEADING, level, path, True)
+            else:
+                yield Segment(start, end, tokens, plain, _BLOCK_RANK, path, True)
 
     def finer(self, segment: Segment) -> list[Segment]:
         """The parts of a block or a line; empty if there is one only or the segment is not to be cut."""
@@ -113,8 +113,7 @@ class Segmenter:
         text = self._text
         is_html = _has_html_row(text, start, end)
         pieces = _html_rows(text, start, end) if is_html else _lines_and_rows(text, start, end)
-        for piece_start, piece_end, kind in self._grouped(pieces):
-            tokens = self._count(text[piece_start:piece_end])
+        for (piece_start, piece_end, kind), tokens in self._counted(self._grouped(pieces)):
             if tokens <= (self._hard_limit if kind is Kind.ROWS else self._limit):
                 yield Segment(piece_start, piece_end, tokens, kind, _RANK[kind], path, not is_html)
             elif kind is Kind.ROWS:
@@ -126,8 +125,7 @@ class Segmenter:
         """A row over the hard limit. A cell stays whole unless it is over that limit too."""
         text = self._text
         cells = ((cell_start, cell_end, Kind.ROWS) for cell_start, cell_end in _cut_after(_CELL_END, text, start, end))
-        for cell_start, cell_end, kind in self._grouped(cells):
-            tokens = self._count(text[cell_start:cell_end])
+        for (cell_start, cell_end, kind), tokens in self._counted(self._grouped(cells)):
             if tokens > self._hard_limit:
                 yield from self._words(cell_start, cell_end, path)
             else:
@@ -139,8 +137,7 @@ class Segmenter:
         pieces = (
             (piece_start, piece_end, kind) for piece_start, piece_end in _cut_after(_SENTENCE_END, text, start, end)
         )
-        for piece_start, piece_end, _ in self._grouped(pieces):
-            tokens = self._count(text[piece_start:piece_end])
+        for (piece_start, piece_end, _), tokens in self._counted(self._grouped(pieces)):
             if tokens > self._limit:
                 yield from self._words(piece_start, piece_end, path)
             else:
@@ -156,6 +153,12 @@ class Segmenter:
             tokens = count_tokens(text[start:cut])
             yield Segment(start, cut, tokens, Kind.WORDS, _RANK[Kind.WORDS], path, False)
             start = cut
+
+    def _counted(self, pieces: Iterable[Piece], most: int | None = None) -> Iterator[tuple[Piece, int]]:
+        """Pieces and their tokens, or those of their first `most` characters; some are counted ahead."""
+        text, rest = self._text, iter(pieces)
+        while window := list(islice(rest, _COUNTED_AT_ONCE)):
+            yield from zip(window, count_each([text[piece[0] : piece[1]][:most] for piece in window]), strict=True)
 
     def _grouped(self, pieces: Iterable[tuple[int, int, Kind]]) -> Iterator[tuple[int, int, Kind]]:
         """Neighbours of one kind joined up to the grain, for each segment costs time whatever its size."""

@@ -1,11 +1,14 @@
 """Counting tokens as OpenAI's embedding models do (encoding cl100k_base), without a download.
 
 Text is counted as ordinary text: a document that quotes `<|endoftext|>` is billed for its letters. The library's public
-function counts many texts in threads of its own, at some 20 µs a call; the tokenizer behind it, which its documentation
-describes as the full surface, counts one at a time in less.
+function is for many texts; the tokenizer behind it, which its documentation describes as the full surface, also counts
+a single one. Either lets other threads run meanwhile, and to get the turn back can take longer than to count a
+paragraph: what can be counted together is.
 """
 
+from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import toktok
 
@@ -13,8 +16,8 @@ ENCODING = "cl100k_base"
 
 
 @cache
-def tokenizer() -> toktok._Tokenizer:
-    """The compiled tokenizer; its `count(text)` takes a microsecond for 80 bytes."""
+def tokenizer() -> Any:
+    """The compiled tokenizer; its tables take a tenth of a second to load."""
     return toktok._encoding(ENCODING)
 
 
@@ -22,3 +25,9 @@ def count_tokens(text: str) -> int:
     """The number of tokens of a text. Raises UnicodeEncodeError for lone surrogates."""
     count: int = tokenizer().count(text)
     return count
+
+
+def count_each(texts: Iterable[str]) -> list[int]:
+    """The numbers of tokens of texts, in order; errors as of count_tokens."""
+    counts: list[int] = toktok.batch_count(texts, ENCODING, threads=1)
+    return counts

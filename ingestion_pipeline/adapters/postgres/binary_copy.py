@@ -4,7 +4,6 @@ Source of the format: PostgreSQL documentation, COPY, "Binary Format"; of vector
 vector_recv.
 """
 
-import hashlib
 import io
 import struct
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ingestion_pipeline.domain import Chunk, Document, Precision
+from ingestion_pipeline.domain import Chunk, Document, Precision, sha256_of_bytes
 from ingestion_pipeline.ports import ChunkResult, PendingText
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
@@ -106,7 +105,7 @@ def vector_rows(
                 _VECTOR_HEAD(7, 16, text.chunk_id.bytes, 16, text.document_id.bytes, 16, text.owner_id.bytes),
                 model_field,
                 _field(text.chunk_sha256),
-                _field(hashlib.sha256(vector).digest()),
+                _field(sha256_of_bytes(vector)),
                 length,
                 vector,
             )
