@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -94,17 +95,33 @@ class Group:
         self, work: Callable[[Item], Made], items: Sequence[Item], document_of: Callable[[Item], Document], asset: Asset
     ) -> list[Made]:
         """What `work` makes of each item, in order, waiting for several at once; an error settles its document."""
+        futures = [self.crew.helpers.submit(self._begin, work, item, document_of(item)) for item in items]
+        return self._gather(
+            [(item, future.result) for item, future in zip(items, futures, strict=True)], document_of, asset
+        )
 
-        def begin(item: Item) -> Made:
-            self.crew.go_on()
-            with in_log(document_of(item)):
-                return work(item)
+    def in_turn(
+        self, work: Callable[[Item], Made], items: Sequence[Item], document_of: Callable[[Item], Document], asset: Asset
+    ) -> list[Made]:
+        """The same one after the other, where there is nothing to wait for: threads would only take turns."""
+        begun = [(item, partial(self._begin, work, item, document_of(item))) for item in items]
+        return self._gather(begun, document_of, asset)
 
-        futures = [(item, self.crew.helpers.submit(begin, item)) for item in items]
+    def _begin(self, work: Callable[[Item], Made], item: Item, document: Document) -> Made:
+        self.crew.go_on()
+        with in_log(document):
+            return work(item)
+
+    def _gather(
+        self,
+        begun: Sequence[tuple[Item, Callable[[], Made]]],
+        document_of: Callable[[Item], Document],
+        asset: Asset,
+    ) -> list[Made]:
         made = []
-        for item, future in futures:
+        for item, result in begun:
             try:
-                made.append(future.result())
+                made.append(result())
             except Exception as error:  # noqa: BLE001 - classified by settle; a bug becomes a dead letter
                 self.settle(document_of(item), asset, error)
         return made

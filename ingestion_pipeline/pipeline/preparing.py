@@ -79,7 +79,7 @@ def stored_texts(group: Group, documents: Sequence[Document]) -> list[ParseResul
 
 def store_chunks(group: Group, texts: Sequence[ParseResult]) -> tuple[list[Document], AtHand]:
     """Cut the texts into chunks, check that they rebuild them, buffer them."""
-    made = group.each(_cut, texts, lambda text: text.document, Asset.CHUNKS)
+    made = group.in_turn(_cut, texts, lambda text: text.document, Asset.CHUNKS)
     at_hand: AtHand = {}
 
     def write(done: Sequence[_Done[ChunkResult]]) -> None:
