@@ -12,13 +12,15 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from io import StringIO
+from json.encoder import encode_basestring_ascii
 from math import isfinite
+from operator import itemgetter
 
 import dagster as dg
 from dagster._core.events import (
@@ -106,8 +108,6 @@ set execution_status = excluded.execution_status, evaluation_event = excluded.ev
     evaluation_event_storage_id = excluded.evaluation_event_storage_id
 """)
 
-Row = dict[str, object]
-
 
 class EventWriter:
     """Writes events of the running step. One for the whole step: it learns the forms of events."""
@@ -116,6 +116,7 @@ class EventWriter:
         self._context = context
         self._storage = context.instance.event_log_storage
         self._forms: dict[Hashable, _Form] = {}
+        self._columns: tuple[str, ...] = ()
 
     def write(self, events: Sequence[PartitionEvent]) -> None:
         """Write events in their order."""
@@ -125,8 +126,9 @@ class EventWriter:
             for event in events:
                 self._storage.store_event(_entry(self._context, event))
             return
-        rows = [self._row(event, self._storage) for event in events]
-        storage_ids = _insert_events(self._storage, rows)
+        now = time.time()
+        lines = [self._form(event, self._storage).line(event, now) for event in events]
+        storage_ids = _insert_events(self._storage, self._columns, lines)
         checks = {}
         with self._storage.index_transaction() as connection:
             newest: dict[tuple[Kind, str], int] = {}
@@ -142,31 +144,37 @@ class EventWriter:
             if checks:
                 connection.execute(UPSERT_CHECKS, _checks(checks))
 
-    def _row(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> Row:
+    def _form(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
         """What Dagster's event_to_row makes of it. That makes the first of a form; the others differ in some values."""
         names = tuple((name, type(value)) for name, value in event.metadata.items())
         key = (event.kind, event.asset, event.check, event.passed, event.description is None, names)
         form = self._forms.get(key)
         if form is None:
             form = self._forms[key] = self._learn(event, storage)
-        return form.row(event)
+        return form
 
     def _learn(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
-        partition, description, *values = [_mark("") for _ in range(2)] + [
-            _mark(each) for each in event.metadata.values()
-        ]
+        values = [_mark(value) for value in event.metadata.values()]
+        partition, description, moment, column = (secrets.token_hex(16) for _ in range(4))
         marked = replace(
             event,
-            partition=str(partition),
-            description=None if event.description is None else str(description),
+            partition=partition,
+            description=None if event.description is None else description,
             metadata=dict(zip(event.metadata, values, strict=True)),
         )
         entry = _entry(self._context, marked)
-        row = storage._event_to_row(entry)
-        marks = [_in_json(mark) for mark in (partition, description, *values, entry.timestamp)]
-        pieces = re.split("|".join(f"({re.escape(mark)})" for mark in marks), row["event"])
+        row = {**storage._event_to_row(entry), "timestamp": moment}
+        if row["partition"] == partition:
+            row["partition"] = column
+        self._columns = tuple(row)
+        marks = [*map(_in_event, (partition, description, *values, entry.timestamp)), moment, column]
+        line = "\t".join("\\N" if value is None else _in_copy(value) for value in row.values())
+        pieces = re.split("|".join(f"({re.escape(mark)})" for mark in marks), line)
         found = [piece for piece in pieces if piece is not None]
-        return _Form(row, found[::2], [marks.index(mark) for mark in found[1::2]], row["partition"] == partition)
+        return _Form(
+            "%s".join(text.replace("%", "%%") for text in found[::2]),
+            itemgetter(*(marks.index(mark) for mark in found[1::2])),
+        )
 
 
 def forget_planned_checks(context: dg.AssetExecutionContext) -> None:
@@ -234,27 +242,16 @@ def _logged(level: int, message: str, run: dg.DagsterRun, step_key: str | None, 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Of the events of one form: a row, the text between the values that vary, and which value stands where."""
+    """The line of COPY of the events of one form: the text around the values that vary, and which these are."""
 
-    first: Row
-    texts: Sequence[str]
-    order: Sequence[int]
-    is_of_partition: bool
+    text: str
+    values: Callable[[Sequence[str]], tuple[str, ...]]
 
-    def row(self, event: PartitionEvent) -> Row:
-        now = time.time()
-        values = [
-            _in_json(value) for value in (event.partition, event.description or "", *event.metadata.values(), now)
-        ]
-        parts = [self.texts[0]]
-        for place, following in zip(self.order, self.texts[1:], strict=True):
-            parts += (values[place], following)
-        return {
-            **self.first,
-            "event": "".join(parts),
-            "timestamp": datetime.fromtimestamp(now, UTC).replace(tzinfo=None),
-            "partition": event.partition if self.is_of_partition else None,
-        }
+    def line(self, event: PartitionEvent, now: float) -> str:
+        """All columns but the id."""
+        told = [event.partition, event.description or "", *event.metadata.values(), now]
+        moment = str(datetime.fromtimestamp(now, UTC).replace(tzinfo=None))
+        return self.text % self.values([*map(_in_event, told), moment, _in_copy(event.partition)])
 
 
 def _mark(value: float | str) -> float | str:
@@ -265,15 +262,20 @@ def _mark(value: float | str) -> float | str:
     return type(value)(secrets.randbits(40) + 2**40)
 
 
-def _in_json(value: float | str) -> str:
-    """A value as it stands in JSON, without the quotation marks of a text."""
+def _in_event(value: float | str) -> str:
+    """A value as it stands in the JSON of an event, without the quotation marks of a text, in a line of COPY."""
     if isinstance(value, str):
-        return json.dumps(value)[1:-1]
+        return encode_basestring_ascii(value)[1:-1].replace("\\", "\\\\")
     return str(value) if isfinite(value) else json.dumps(value)  # the same in a tenth of the time
 
 
-def _insert_events(storage: PostgresEventLogStorage, rows: Sequence[Row]) -> list[int]:
-    """The ids of the rows, in their order.
+def _in_copy(text: str) -> str:
+    """A text in a line of COPY."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
+def _insert_events(storage: PostgresEventLogStorage, columns: Sequence[str], lines: Sequence[str]) -> list[int]:
+    """The ids of the events, in their order.
 
     Dagster follows events by their ids, so one that becomes visible after a higher one is never seen: while these are
     written nobody else writes any.
@@ -282,21 +284,12 @@ def _insert_events(storage: PostgresEventLogStorage, rows: Sequence[Row]) -> lis
         transaction = connection.execution_options(isolation_level="READ COMMITTED")
         with transaction.begin():
             transaction.execute(LOCK_EVENTS)
-            ids = sorted(int(row[0]) for row in transaction.execute(NEXT_IDS, {"count": len(rows)}))
-            lines = ("\t".join(map(_field, (event_id, *row.values()))) for event_id, row in zip(ids, rows, strict=True))
+            ids = sorted(int(row[0]) for row in transaction.execute(NEXT_IDS, {"count": len(lines)}))
+            file = StringIO("\n".join(f"{event_id}\t{line}" for event_id, line in zip(ids, lines, strict=True)))
             with closing(transaction.connection.cursor()) as cursor:
-                columns = ", ".join(("id", *rows[0]))
-                cursor.copy_expert(
-                    f"copy event_logs ({columns}) from stdin", StringIO("\n".join(lines)), COPY_BLOCK_CHARACTERS
-                )
+                copy = f"copy event_logs (id, {', '.join(columns)}) from stdin"
+                cursor.copy_expert(copy, file, COPY_BLOCK_CHARACTERS)
             return ids
-
-
-def _field(value: object) -> str:
-    """A value in the text format of COPY."""
-    if value is None:
-        return "\\N"
-    return str(value).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
 def _checks(made: Mapping[int, PartitionEvent]) -> dict[str, list[int] | list[str]]:
@@ -305,10 +298,11 @@ def _checks(made: Mapping[int, PartitionEvent]) -> dict[str, list[int] | list[st
     A statement writes no row twice: of a check that was made twice, the last result counts.
     """
     last = {(event.asset, event.check, event.partition): event_id for event_id, event in made.items()}
+    keys = {asset: dg.AssetKey(asset).to_string() for asset, _, _ in last}
     status = AssetCheckExecutionRecordStatus
     return {
         "ids": list(last.values()),
-        "assets": [dg.AssetKey(asset).to_string() for asset, _, _ in last],
+        "assets": [keys[asset] for asset, _, _ in last],
         "checks": [check for _, check, _ in last],
         "partitions": [partition for _, _, partition in last],
         "statuses": [(status.SUCCEEDED if made[each].passed else status.FAILED).value for each in last.values()],

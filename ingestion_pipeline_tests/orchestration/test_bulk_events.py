@@ -46,7 +46,7 @@ def events() -> list[PartitionEvent]:
             ]
         told.append(PartitionEvent(Kind.OBSERVED, "first", partition, f"{partition}\twaits", {"code": "busy"}))
         told.append(PartitionEvent(Kind.OBSERVED, "first", partition, "has an empty text", {"code": ""}))
-    told.append(PartitionEvent(Kind.MATERIALIZED, "first", "three", "described"))
+    told.append(PartitionEvent(Kind.MATERIALIZED, "first", 'th\tr"e\\e %s', "described to 100 %"))
     return told
 
 
