@@ -1,5 +1,6 @@
 """What makes Dagster prompt: pooled connections, runs forked from a warm process, a daemon that looks often."""
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -53,6 +54,24 @@ def fork_server_of(process: psutil.Process) -> psutil.Process | None:
             if "forkserver" in " ".join(child.cmdline()):
                 return child
     return None
+
+
+def test_the_process_that_runs_are_forked_from_has_the_tokens_at_hand_and_frozen_what_it_imported() -> None:
+    program = "\n".join(
+        (
+            *(f"import {name}" for name in warm_code_server.PRELOADED),
+            "import gc, json, os",
+            "from ingestion_pipeline.stages.tokens import tokenizer",
+            "threads = len(os.listdir('/proc/self/task'))",
+            "loaded = tokenizer.cache_info().currsize",
+            "print(json.dumps([loaded, gc.get_freeze_count(), len(gc.get_objects()), threads]))",
+        )
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    output = subprocess.check_output([sys.executable, "-c", program], cwd=PROJECT_ROOT, env=environment)
+    tokenizers, frozen, collected, threads = json.loads(output)
+    assert (tokenizers, threads) == (1, 1)
+    assert frozen > 100 * collected
 
 
 def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
