@@ -21,7 +21,9 @@ PAGE_SEPARATOR = "\n\n"
 # elsewhere it has been deprecated since Unicode 3.2 in favour of U+2060.
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")
 # Form feeds and vertical tabs end a line too: taking them out would join the words beside them.
+_LINE_ENDS = "\r\x0b\x0c\u2028\u2029"
 _LINE_END = re.compile(r"\r\n?|[\x0b\x0c\u2028\u2029]")
+_ASCII_CONTROL = bytes(code for code in (*range(0x20), 0x7F) if code not in b"\t\n")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TRAILING_SPACE = re.compile(r"[^\S\n](?:\n|\Z)")
 _BLANK_LINES = re.compile(r"\n{4,}")
@@ -101,17 +103,34 @@ def normalise_text(text: str) -> tuple[str, int]:
     Two blank lines in a row stay, for they mean something in code; more become two. Empty lines at both ends go,
     indentation stays.
     """
-    removed = 0
-    if not text.isascii():
-        text, removed = _SURROGATE.subn("\ufffd", text)
-    text = _LINE_END.sub("\n", text)
-    text, count = _CONTROL.subn("", text)
+    if any(end in text for end in _LINE_ENDS):
+        text = _LINE_END.sub("\n", text)
+    text, removed = (_clean_ascii if text.isascii() else _clean)(text)
+    if "\n\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n\n", text)
+    return text.strip("\n"), removed
+
+
+def _clean(text: str) -> tuple[str, int]:
+    """Without control characters, lone surrogates and spaces at line ends, in NFC."""
+    text, replaced = _SURROGATE.subn("\ufffd", text)
+    text, removed = _CONTROL.subn("", text)
     # After the removals: they can bring a letter and its accent together.
     text = unicodedata.normalize("NFC", text)
     # A pattern that takes whole runs of spaces is quadratic in their length; the search for one is not.
-    if _TRAILING_SPACE.search(text):
-        text = "\n".join([line.rstrip() for line in text.split("\n")])
-    return _BLANK_LINES.sub("\n\n\n", text).strip("\n"), removed + count
+    return (_without_trailing_spaces(text) if _TRAILING_SPACE.search(text) else text), replaced + removed
+
+
+def _clean_ascii(text: str) -> tuple[str, int]:
+    """The same of a text in ASCII, as most are, at a tenth of the time."""
+    cleaned = text.encode().translate(None, _ASCII_CONTROL).decode()
+    removed = len(text) - len(cleaned)
+    has_spaces = " \n" in cleaned or "\t\n" in cleaned or cleaned.endswith((" ", "\t"))
+    return (_without_trailing_spaces(cleaned) if has_spaces else cleaned), removed
+
+
+def _without_trailing_spaces(text: str) -> str:
+    return "\n".join([line.rstrip() for line in text.split("\n")])
 
 
 def _no_text_message(page_count: int, failed_count: int) -> str:

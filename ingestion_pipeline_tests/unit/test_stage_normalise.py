@@ -93,6 +93,12 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise_text(once) == (once, 0)
 
 
+@given(st.text(st.one_of(st.sampled_from("ab \t\r\n\n\n\0\x0b\x0c\x1f"), st.characters(codec="ascii"))))
+def test_a_text_in_ascii_takes_the_form_that_it_has_beside_other_letters(text: str) -> None:
+    form, removed = normalise_text(f"x{text}x")
+    assert normalise_text(f"é{text}é") == (f"é{form[1:-1]}é", removed)
+
+
 @given(ANY_TEXT)
 def test_a_normal_text_can_be_stored_and_hashed(text: str) -> None:
     once, _ = normalise_text(text)
