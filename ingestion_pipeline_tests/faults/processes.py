@@ -38,7 +38,12 @@ class Forked:
         self._process = psutil.Process(process_id)
 
     def is_alive(self) -> bool:
-        return self._status() not in (None, psutil.STATUS_ZOMBIE)
+        """Whether any of its threads is left: until the last one is gone, it has its ports and files."""
+        if self._status() != psutil.STATUS_ZOMBIE:
+            return self._status() is not None
+        with suppress(FileNotFoundError):
+            return len(list(Path(f"/proc/{self.process_id}/task").iterdir())) > 1
+        return False
 
     def is_standing(self) -> bool:
         """Whether SIGSTOP holds it."""
