@@ -266,7 +266,7 @@ def _in_event(value: float | str) -> str:
     """A value as it stands in the JSON of an event, without the quotation marks of a text, in a line of COPY."""
     if isinstance(value, str):
         return encode_basestring_ascii(value)[1:-1].replace("\\", "\\\\")
-    return str(value) if isfinite(value) else json.dumps(value)  # the same in a tenth of the time
+    return str(value) if isfinite(value) else json.dumps(value)  # the same, seven times as fast or more
 
 
 def _in_copy(text: str) -> str:

@@ -10,10 +10,10 @@ is false) the sum is an estimate. This needs normalised text, in which a blank l
 """
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from ingestion_pipeline.stages.outline import Block, Outline
@@ -22,7 +22,7 @@ from ingestion_pipeline.stages.tokens import count_each, count_tokens
 # Text has about four characters a token: a longer block is cut into parts before it is counted. Where it would have
 # fitted after all, its parts are packed into one chunk again.
 _CHARACTERS_A_TOKEN = 5
-_COUNTED_AT_ONCE = 64
+_COUNTED_AT_ONCE = 1 << 15  # characters
 _MAX_GRAPHEME = 32
 _ZERO_WIDTH_JOINER = "\u200d"
 
@@ -154,11 +154,20 @@ class Segmenter:
             yield Segment(start, cut, tokens, Kind.WORDS, _RANK[Kind.WORDS], path, False)
             start = cut
 
-    def _counted(self, pieces: Iterable[Piece], most: int | None = None) -> Iterator[tuple[Piece, int]]:
+    def _counted(self, pieces: Iterable[Piece], most: int = sys.maxsize) -> Iterator[tuple[Piece, int]]:
         """Pieces and their tokens, or those of their first `most` characters; some are counted ahead."""
-        text, rest = self._text, iter(pieces)
-        while window := list(islice(rest, _COUNTED_AT_ONCE)):
-            yield from zip(window, count_each([text[piece[0] : piece[1]][:most] for piece in window]), strict=True)
+        window: list[Piece] = []
+        texts: list[str] = []
+        size = 0
+        for piece in pieces:
+            start = piece[0]
+            window.append(piece)
+            texts.append(self._text[start : min(piece[1], start + most)])
+            size += len(texts[-1])
+            if size >= _COUNTED_AT_ONCE:
+                yield from zip(window, count_each(texts), strict=True)
+                window, texts, size = [], [], 0
+        yield from zip(window, count_each(texts), strict=True)
 
     def _grouped(self, pieces: Iterable[tuple[int, int, Kind]]) -> Iterator[tuple[int, int, Kind]]:
         """Neighbours of one kind joined up to the grain, for each segment costs time whatever its size."""
