@@ -88,8 +88,16 @@ def test_words_that_look_like_special_tokens_are_counted_as_text() -> None:
     assert only.token_count > 8
 
 
-def test_chunks_come_one_by_one_in_little_memory() -> None:
-    parsed = of_one("\n\n".join(f"## Part {number}\n\n{PROSE * 5}" for number in range(20_000)))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\n".join(f"## Part {number}\n\n{PROSE * 5}" for number in range(20_000)),
+        "\n".join([PROSE * 1_000] * 120),
+    ],
+    ids=["short blocks", "long lines of one block"],
+)
+def test_chunks_come_one_by_one_in_little_memory(text: str) -> None:
+    parsed = of_one(text)
     count_tokens("warm")
     tracemalloc.start()
     total = sum(piece.end - piece.start for piece in iter_chunks(DOCUMENT, parsed))
