@@ -17,6 +17,7 @@ import psycopg2.extras
 import requests
 
 from ingestion_pipeline.local_stack.ports import usable_port
+from ingestion_pipeline.local_stack.process_sessions import send
 
 Value = TypeVar("Value")
 INGEST = [sys.executable, "-m", "ingestion_pipeline.cli"]
@@ -77,22 +78,16 @@ class RunningStack:
         folder = str(self.data_dir)
         for process in psutil.process_iter():
             try:
-                belongs = folder in " ".join(process.cmdline()) or process.environ().get("INGEST_DATA_DIR") == folder
+                if folder in " ".join(process.cmdline()) or process.environ().get("INGEST_DATA_DIR") == folder:
+                    found |= {member.pid: member for member in (process, *process.children(recursive=True))}
             except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if belongs:
-                for member in (process, *process.children(recursive=True)):
-                    found[member.pid] = member
+                continue  # gone meanwhile, and what it had started has the same environment; or another user's
         return list(found.values())
 
     def kill_everything(self) -> int:
         """SIGKILL to every process at once, PostgreSQL included; returns how many there were."""
         processes = self.processes()
-        for process in processes:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        send(signal.SIGKILL, processes)
         psutil.wait_procs(processes, timeout=10)
         assert self.process is not None
         self.process.wait(10)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ingestion_pipeline.local_stack.postgres_processes import find_postmaster
+from ingestion_pipeline.local_stack.process_sessions import send
 from ingestion_pipeline_tests.orchestration.faulty_ports import Around
 
 
@@ -46,9 +47,7 @@ def kill_postgres(cluster: Path) -> None:
     """SIGKILL for every process of a server, the postmaster first, so that none has the time to end well."""
     postmaster = find_postmaster(cluster)
     if postmaster is not None:
-        family = [postmaster.process, *postmaster.process.children()]
-        for process in family:
-            os.kill(process.pid, signal.SIGKILL)
+        send(signal.SIGKILL, [postmaster.process, *postmaster.process.children()])
 
 
 class StruckStore(Around):

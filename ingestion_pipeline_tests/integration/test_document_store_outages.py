@@ -4,7 +4,6 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.domain import Lane, State
 from ingestion_pipeline.errors import DatabaseUnavailableError
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
+from ingestion_pipeline.local_stack.process_sessions import send
 from ingestion_pipeline.ports import ChunkResult
 
 
@@ -36,10 +36,7 @@ class MortalServer:
         """End the server as a crash of the machine would, and wait until all its processes are gone."""
         postmaster = psutil.Process(int((self.folder / "cluster" / "postmaster.pid").read_text().split()[0]))
         backends = postmaster.children()
-        postmaster.send_signal(signal.SIGKILL)
-        for process in backends:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        send(signal.SIGKILL, [postmaster, *backends])
         wait_for(lambda: not any(_runs(process) for process in (postmaster, *backends)), "the server to die")
 
     def restart(self) -> None:

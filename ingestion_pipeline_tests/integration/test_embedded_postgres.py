@@ -24,6 +24,7 @@ from ingestion_pipeline.errors import StartupError
 from ingestion_pipeline.local_stack import run_as
 from ingestion_pipeline.local_stack.embedded_postgres import EmbeddedPostgres
 from ingestion_pipeline.local_stack.postgres_settings import installed_programs
+from ingestion_pipeline.local_stack.process_sessions import send
 
 PROJECT = Path(__file__).parents[2]
 NAMELESS_UID = 64_321
@@ -194,8 +195,7 @@ def test_committed_rows_are_there_after_kill_9_of_the_whole_server(folder: Path)
     server = EmbeddedPostgres(folder / "data").start()
     rows(server.url(), "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS number")
     postmaster = postmaster_of(folder)
-    for process in [postmaster, *postmaster.children()]:
-        process.kill()
+    send(signal.SIGKILL, [postmaster, *postmaster.children()])
     again = EmbeddedPostgres(folder / "data").start()
     assert again == server
     assert rows(again.url(), "SELECT count(*) FROM kept") == [(1000,)]
