@@ -18,9 +18,9 @@ from ingestion_pipeline.pipeline.failures import in_log, settle
 from ingestion_pipeline.pipeline.report import Asset, StageReport
 from ingestion_pipeline.pipeline.services import Services
 
-GROUP_DOCUMENTS = 64
-GROUP_BYTES = 2 << 20
-GROUPS_IN_FLIGHT = 3
+GROUP_DOCUMENTS = 128
+GROUP_BYTES = 4 << 20
+GROUPS_IN_FLIGHT = 2
 LOOK_SECONDS = 0.2
 STOP_SECONDS = 5.0  # for answers that are under way when a run is told to stop
 
@@ -148,27 +148,35 @@ class Group:
 
 
 def in_groups(
-    documents: Sequence[Document], work: Callable[[list[Document]], list[StageReport]], stopping: threading.Event
+    documents: Sequence[Document],
+    work: Callable[[list[Document]], list[StageReport]],
+    stopping: threading.Event,
+    known: Iterator[StageReport],
 ) -> Iterator[StageReport]:
-    """Do `work` for group after group, several at a time; reports come as groups are done.
+    """Do `work` for group after group, several at a time; reports come as groups are done, `known` ones before.
 
-    Once `stopping` is set no group is begun, and those at work have STOP_SECONDS to end what they do just now.
+    Groups go on while reports are told. Once `stopping` is set no group is begun, and those at work have STOP_SECONDS
+    to end what they do just now.
     """
     pool = ThreadPoolExecutor(GROUPS_IN_FLIGHT, thread_name_prefix="group")
     groups = _cut(documents)
     running: set[Future[list[StageReport]]] = set()
     try:
         while not stopping.is_set():
-            running |= {pool.submit(work, group) for group in islice(groups, GROUPS_IN_FLIGHT - len(running))}
+            ahead = 2 * GROUPS_IN_FLIGHT - len(running)
+            running |= {pool.submit(work, group) for group in islice(groups, ahead)}
+            yield from known
             if not running:
                 return
             done, running = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
             for group_done in done:
                 yield from group_done.result()
+        yield from known
+        running = {group for group in running if not group.cancel()}
         for group_done in wait(running, STOP_SECONDS).done:
             yield from group_done.result()
     finally:
-        pool.shutdown(wait=not stopping.is_set())
+        pool.shutdown(wait=not stopping.is_set(), cancel_futures=True)
 
 
 def _cut(documents: Sequence[Document]) -> Iterator[list[Document]]:

@@ -43,13 +43,12 @@ def process_documents(
     documents: Sequence[Document], claim: str, services: Services, stopping: threading.Event
 ) -> Iterator[StageReport]:
     """Take each document as far as it goes; a document's reports come in the order of its flow."""
-    for document in documents:
-        yield from _durable(document)
+    known = (report for document in documents for report in _durable(document))
     unsettled = [document for document in documents if document.state in STAGES]
     helpers = ThreadPoolExecutor(services.limits.concurrency, thread_name_prefix="vendor")
     crew = Crew(claim, services, helpers, stopping)
     try:
-        yield from in_groups(unsettled, lambda group: _process(group, crew), stopping)
+        yield from in_groups(unsettled, lambda group: _process(group, crew), stopping, known)
     finally:
         if not stopping.is_set():  # who is told to stop does not wait for a slow vendor
             helpers.shutdown()

@@ -1,15 +1,19 @@
 """One run over many documents: each has its own fate, and Dagster shows it."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from ingestion_pipeline.dagster_defs import assets
 from ingestion_pipeline.dagster_defs.assets import CHECKS
+from ingestion_pipeline.dagster_defs.bulk_events import EventWriter
 from ingestion_pipeline.domain import State
+from ingestion_pipeline.pipeline import groups
 from ingestion_pipeline.pipeline.report import Asset
 from ingestion_pipeline.remedies import remedy_for
 from orchestration.faulty_ports import ForgetfulObjects
-from orchestration.pipeline_under_test import PipelineUnderTest, document_text, failure_of, only
+from orchestration.pipeline_under_test import PipelineUnderTest, document_text, failure_of, only, wait_for
 
 GREEN = dict.fromkeys([asset.value for asset in Asset], "green")
 
@@ -134,3 +138,32 @@ def test_the_batch_row_notes_its_end_and_how_many_failed(pipeline: PipelineUnder
         ("process", 2, 1),
     }
     assert all(row["finished_at"] for row in batches)
+
+
+def test_documents_go_on_while_dagster_is_told_of_others(
+    pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "GROUP_DOCUMENTS", 1)
+    monkeypatch.setattr(assets, "PORTION_REPORTS", 1)
+    for number in range(2 * groups.GROUPS_IN_FLIGHT + 2):
+        pipeline.upload(document_text(f"number {number}"))
+    pipeline.submit()
+    pipeline.finish_parsing()
+    promoted: list[int] = []
+    write = EventWriter.write
+
+    def promoted_documents() -> int:
+        [row] = pipeline.rows("select count(*) as documents from upload_pipeline.upload_jobs where state = 'complete'")
+        return int(row["documents"])
+
+    def write_late(writer: EventWriter, events: Any) -> None:
+        """The first time, which tells what earlier runs did, when as many groups are done as may be ahead."""
+        if not promoted:
+            ahead = 2 * groups.GROUPS_IN_FLIGHT
+            wait_for(lambda: promoted_documents() == ahead, "documents are complete meanwhile")
+        promoted.append(promoted_documents())
+        write(writer, events)
+
+    monkeypatch.setattr(EventWriter, "write", write_late)
+    assert only(pipeline.process()).success
+    assert (promoted[0], promoted[-1]) == (2 * groups.GROUPS_IN_FLIGHT, 2 * groups.GROUPS_IN_FLIGHT + 2)
