@@ -21,16 +21,28 @@ from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.inventory import PostgresInventory
 from ingestion_pipeline.adapters.postgres.partitions import PostgresPartitions
+from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.adapters.postgres.vendor_guards import BreakerPolicy, PostgresVendorGuards
 from ingestion_pipeline.domain import Vendor
 from ingestion_pipeline.inventory import Inventory
 from ingestion_pipeline.partitions import Partitions
 from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
 from ingestion_pipeline.settings import Settings
+from ingestion_pipeline.stages.tokens import tokenizer
 
 EMBEDDING_DIMENSIONS = 1536  # as the schema's vectors
 PROBE_PATIENCE_SECONDS = 5.0
 LONGEST_OPEN = 2  # times as long as at first: once a minute somebody looks whether the vendor is back
+
+
+def warm_up() -> None:
+    """Do what is the same in every process that works on documents, for those that are forked from this one."""
+    from ingestion_pipeline.adapters import llamacloud, openai_embedder
+
+    queries()
+    llamacloud.tls_context()
+    openai_embedder.tls_context()
+    tokenizer()
 
 
 def document_store(settings: Settings, *, actor: str = "worker") -> DocumentStore:

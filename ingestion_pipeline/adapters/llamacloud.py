@@ -5,7 +5,9 @@ The SDK takes 0.7 s to import and the API needs the webhooks only, so a LlamaClo
 
 import contextlib
 import json
+import ssl
 from collections.abc import Callable, Mapping
+from functools import cache
 from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,14 @@ class _OverError(IngestionError):
     """There is nothing left to cancel."""
 
 
+@cache
+def tls_context() -> ssl.SSLContext:
+    """By which the SDK's client knows servers, with the certificates that it would read itself, once a process."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
 class LlamaCloudParser:
     """ports.Parser; safe to use from threads. The SDK's own retries are off: ours are outside."""
 
@@ -75,7 +85,10 @@ class LlamaCloudParser:
             "webhook_signing_secret": webhook_signing_secret,
         }
         timeout = httpx.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds))
-        client = llama_cloud.LlamaCloud(api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0)
+        connections = llama_cloud.DefaultHttpxClient(verify=tls_context())
+        client = llama_cloud.LlamaCloud(
+            api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0, http_client=connections
+        )
         self._close = client.close
         # made once and here: the SDK makes them on first use, which is not safe in several threads at once
         self._files = client.files.with_raw_response

@@ -5,9 +5,11 @@ takes several times as long: its client is used with bodies that are made and re
 is imported when an OpenAIEmbedder is made.
 """
 
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,14 @@ _REFUSALS: dict[int, tuple[type[VendorRejectedError], str]] = {
 _NOT_QUOTED = {401, 403}  # these answers repeat a part of the key
 
 
+@cache
+def tls_context() -> ssl.SSLContext:
+    """By which the SDK's client knows servers, with the certificates that it would read itself, once a process."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
 class OpenAIEmbedder:
     """ports.Embedder; safe to use from threads, over one pool of connections. The SDK's own retries are off."""
 
@@ -53,7 +63,10 @@ class OpenAIEmbedder:
         self._model = model
         self._dimensions = dimensions
         timeout = httpx2.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds))
-        client = openai.OpenAI(api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0)
+        connections = openai.DefaultHttpxClient(verify=tls_context())
+        client = openai.OpenAI(
+            api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0, http_client=connections
+        )
         self._client = client
         self._answer_type = httpx2.Response
 

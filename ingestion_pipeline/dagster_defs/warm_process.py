@@ -2,9 +2,9 @@
 
 import gc
 
-from ingestion_pipeline.stages.tokens import tokenizer
+from ingestion_pipeline.composition import warm_up
 
-tokenizer()  # its tables take a tenth of a second to load
+warm_up()
 # The collector leaves alone what has been imported: to look through it takes a run 0.2 s, and copies every page of it.
 gc.collect()
 gc.freeze()

@@ -19,10 +19,11 @@ from dagster._daemon import backfill, controller, sensor
 from sqlalchemy import text
 
 from ingestion_pipeline.dagster_defs import prompt_daemon, warm_code_server
+from ingestion_pipeline.domain import State
 from ingestion_pipeline.local_stack.ports import usable_port
 from ingestion_pipeline.local_stack.stack import dagster_environment
 from ingestion_pipeline.settings import PROJECT_ROOT
-from orchestration.pipeline_under_test import wait_for
+from orchestration.pipeline_under_test import NOBODY_LISTENS, PipelineUnderTest, document_text, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,22 +57,73 @@ def fork_server_of(process: psutil.Process) -> psutil.Process | None:
     return None
 
 
+WARM = "\n".join(f"import {name}" for name in warm_code_server.PRELOADED)
+# What a run does from its beginning to its end, and what it imports for it, beside what executes it here.
+A_RUN = """
+import json, sys
+import dagster._core.execution.execute_in_process, dagster._core.instance.runs.run_domain
+imported = set(sys.modules)
+import dagster as dg
+from ingestion_pipeline.dagster_defs.resources import services_of_process
+from ingestion_pipeline.definitions import defs
+from ingestion_pipeline.domain import Lane
+from ingestion_pipeline.settings import PROJECT_ROOT
+batch = services_of_process().documents.claim_batch(Lane.PROCESS, max_documents=1, max_bytes=1 << 30)
+config = {"ops": {"ingest_documents": {"config": {"batch_id": str(batch.batch_id)}}}}
+with dg.DagsterInstance.from_config(str(PROJECT_ROOT)) as instance:
+    defs.resolve_job_def("process").execute_in_process(instance=instance, run_config=config)
+print(json.dumps(sorted(set(sys.modules) - imported)))
+"""
+
+
+def output_of(program: str, **environment: str) -> Any:
+    """What a fresh interpreter prints last, as JSON."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
+    output = subprocess.check_output([sys.executable, "-c", program], cwd=PROJECT_ROOT, env=environment)
+    return json.loads(output.splitlines()[-1])
+
+
 def test_the_process_that_runs_are_forked_from_has_the_tokens_at_hand_and_frozen_what_it_imported() -> None:
     program = "\n".join(
         (
-            *(f"import {name}" for name in warm_code_server.PRELOADED),
+            WARM,
             "import gc, json, os",
+            "from ingestion_pipeline.adapters.postgres.queries import queries",
             "from ingestion_pipeline.stages.tokens import tokenizer",
             "threads = len(os.listdir('/proc/self/task'))",
-            "loaded = tokenizer.cache_info().currsize",
+            "loaded = [made.cache_info().currsize for made in (queries, tokenizer)]",
             "print(json.dumps([loaded, gc.get_freeze_count(), len(gc.get_objects()), threads]))",
         )
     )
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    output = subprocess.check_output([sys.executable, "-c", program], cwd=PROJECT_ROOT, env=environment)
-    tokenizers, frozen, collected, threads = json.loads(output)
-    assert (tokenizers, threads) == (1, 1)
+    loaded, frozen, collected, threads = output_of(program)
+    assert (loaded, threads) == ([1, 1], 1)
     assert frozen > 100 * collected
+
+
+def test_a_run_imports_nothing_that_the_process_it_is_forked_from_has_not(
+    pipeline: PipelineUnderTest,
+    database_urls: "DatabaseUrls",
+    dagster_settings: dict[str, str],
+    instance: dg.DagsterInstance,  # which has made Dagster's tables
+    tmp_path: "Path",
+) -> None:
+    document_id = pipeline.upload(document_text("Pump"))
+    pipeline.submit()
+    pipeline.finish_parsing()
+    imported = output_of(
+        WARM + A_RUN,
+        **dagster_settings,
+        INGEST_WORKER_DATABASE_URL=database_urls.worker,
+        INGEST_OBJECT_STORE_DIR=str(tmp_path / "objects"),
+        INGEST_LLAMA_CLOUD_API_KEY="llx-test",
+        INGEST_LLAMA_CLOUD_BASE_URL=pipeline.mocks.llamacloud_url,
+        INGEST_WEBHOOK_URL=NOBODY_LISTENS,
+        INGEST_WEBHOOK_SECRET="secret-of-the-webhooks",
+        INGEST_OPENAI_API_KEY="sk-test",
+        INGEST_OPENAI_BASE_URL=pipeline.mocks.openai_base_url,
+    )
+    assert pipeline.document(document_id).state is State.COMPLETE
+    assert [name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names] == []
 
 
 def test_runs_come_from_a_process_that_is_warm_before_the_first_of_them(
