@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -91,6 +92,24 @@ def test_building_again_leaves_a_valid_index_as_it_is(owner: str) -> None:
     vectors.build(BuildOptions(m=8, ef_construction=32), lambda progress: None)
     vectors.build(BuildOptions(), lambda progress: None)
     assert vectors.status().kind == "hnsw (m=8, ef_construction=32)"
+
+
+def test_what_ended_is_not_in_the_way_though_its_session_is_still_there(
+    owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = []
+
+    def left_open(connection: Any) -> nullcontext[Any]:
+        sessions.append(connection)
+        return nullcontext(connection)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adapter, "closing", left_open)
+        VectorIndex(owner).build(BuildOptions(), lambda progress: None)
+        assert VectorIndex(owner).drop()
+        VectorIndex(owner).build(BuildOptions(), lambda progress: None)
+    for session in sessions:
+        session.close()
 
 
 def test_an_index_that_a_crash_left_half_built_is_built_anew(owner: str) -> None:

@@ -36,6 +36,10 @@ select set_config('enable_indexscan', 'off', true) as enabled;
 -- Held by the session that builds the index, also when its client is gone and the server still builds.
 select pg_try_advisory_lock(hashtextextended('ingestion_pipeline.vector_index', 0)) as locked;
 
+-- name: release_index_lock^
+-- By the same session.
+select pg_advisory_unlock(hashtextextended('ingestion_pipeline.vector_index', 0)) as released;
+
 -- name: prepare_index_build^
 -- What a build may use, for the session.
 select

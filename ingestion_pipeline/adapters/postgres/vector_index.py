@@ -5,7 +5,7 @@ Source: pgvector's README, "HNSW"; PostgreSQL documentation, CREATE INDEX, "Buil
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,11 @@ class VectorIndex:
         with self._connected() as connection:
             if not queries().try_index_lock(connection)["locked"]:
                 raise VectorIndexError("an index is being built: see `ingest index status`, and wait for its end")
-            yield connection
+            try:
+                yield connection
+            finally:
+                with suppress(psycopg2.Error):  # a server ends a session some time after its client has left it
+                    queries().release_index_lock(connection)
 
 
 def _build(connection: Connection, precision: Precision, options: BuildOptions) -> None:
