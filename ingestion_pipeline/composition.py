@@ -28,7 +28,6 @@ from ingestion_pipeline.inventory import Inventory
 from ingestion_pipeline.partitions import Partitions
 from ingestion_pipeline.ports import DocumentStore, Embedder, ObjectStore, Parser
 from ingestion_pipeline.settings import Settings
-from ingestion_pipeline.stages.tokens import tokenizer
 
 EMBEDDING_DIMENSIONS = 1536  # as the schema's vectors
 PROBE_PATIENCE_SECONDS = 5.0
@@ -36,12 +35,18 @@ LONGEST_OPEN = 2  # times as long as at first: once a minute somebody looks whet
 
 
 def warm_up() -> None:
-    """Do what is the same in every process that works on documents, for those that are forked from this one."""
-    from ingestion_pipeline.adapters import llamacloud, openai_embedder
+    """Do what is the same in every process that works on documents, for those that are forked from this one.
 
+    The SDKs import the larger part of themselves when a client is made.
+    """
+    from ingestion_pipeline.adapters import object_store  # noqa: F401
+    from ingestion_pipeline.adapters.llamacloud import LlamaCloudParser
+    from ingestion_pipeline.adapters.openai_embedder import OpenAIEmbedder
+    from ingestion_pipeline.stages.tokens import tokenizer
+
+    LlamaCloudParser("nobody", "http://nowhere", "http://nowhere", "nothing").close()
+    OpenAIEmbedder("nobody", "http://nowhere", "none", EMBEDDING_DIMENSIONS).close()
     queries()
-    llamacloud.tls_context()
-    openai_embedder.tls_context()
     tokenizer()
 
 

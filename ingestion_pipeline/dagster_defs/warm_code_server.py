@@ -20,7 +20,6 @@ from ingestion_pipeline.dagster_defs.resources import check_database
 
 DEFINITIONS = "ingestion_pipeline.definitions"
 # What a run imports sooner or later, the last of which does the rest. Nothing may start a thread: the process forks.
-# Libraries import a good part of themselves when it is used for the first time, which would be in each run anew.
 PRELOADED = [
     DEFINITIONS,
     "dagster._core.definitions.external_asset",
@@ -37,17 +36,7 @@ PRELOADED = [
     "dagster._core.workspace.autodiscovery",
     "dagster._grpc.impl",
     "dagster_postgres",
-    "encodings.idna",
-    "httpcore",
-    "httpcore2",
-    "ingestion_pipeline.adapters.llamacloud",
-    "ingestion_pipeline.adapters.object_store",
-    "ingestion_pipeline.adapters.openai_embedder",
     "ingestion_pipeline.dagster_defs.pooled_storage",
-    "llama_cloud.resources",
-    "multiprocessing.queues",
-    "openai",
-    "truststore",
     "upath.implementations.local",
     "ingestion_pipeline.dagster_defs.warm_process",
 ]

@@ -160,21 +160,24 @@ def in_groups(
     """
     pool = ThreadPoolExecutor(GROUPS_IN_FLIGHT, thread_name_prefix="group")
     groups = _cut(documents)
-    running: set[Future[list[StageReport]]] = set()
+    begun: set[Future[list[StageReport]]] = set()
+
+    def begin() -> None:
+        """As many more as may be at work or wait for it."""
+        if not stopping.is_set():
+            begun.update(pool.submit(work, group) for group in islice(groups, 2 * GROUPS_IN_FLIGHT - len(begun)))
+
     try:
-        while not stopping.is_set():
-            ahead = 2 * GROUPS_IN_FLIGHT - len(running)
-            running |= {pool.submit(work, group) for group in islice(groups, ahead)}
-            yield from known
-            if not running:
-                return
-            done, running = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
-            for group_done in done:
-                yield from group_done.result()
+        begin()
         yield from known
-        running = {group for group in running if not group.cancel()}
-        for group_done in wait(running, STOP_SECONDS).done:
-            yield from group_done.result()
+        while begun and not stopping.is_set():
+            done = wait(begun, LOOK_SECONDS, FIRST_COMPLETED).done
+            begun -= done
+            for group in done:
+                yield from group.result()
+            begin()
+        for group in wait([group for group in begun if not group.cancel()], STOP_SECONDS).done:
+            yield from group.result()
     finally:
         pool.shutdown(wait=not stopping.is_set(), cancel_futures=True)
 
