@@ -19,6 +19,7 @@ _MARKER = re.compile(
 )
 # A block without any of these has neither marker nor table.
 _SIGNS = ("#", "```", "~~~", "=\n", "-\n", "<t", "<T")
+_LOOKS = 1000
 _FRONT_MATTER = re.compile(r"---\n(?:.*\n)*?---(?=\n|\Z)")
 _NO_PARAGRAPH = re.compile(r" {0,3}(?:[-*+][ \t]|[>|<]|\d{1,9}[.)][ \t])| {4}|\t")
 _TABLE_TAG = re.compile(r"<(/?)table\b", re.IGNORECASE)
@@ -86,10 +87,14 @@ class Outline:
     def _find(self, sign: str, position: int) -> int:
         """Where the sign comes next, or the length of the text. Its line feed is that at the end of the text too."""
         text = self._text
-        first = text.find(sign[0], position)  # a single character is found far faster, and most texts have few of these
-        if first >= 0 and (found := text.find(sign, first)) >= 0:
-            return found
-        return len(text) - text.endswith(sign.rstrip("\n"))
+        found = position - 1
+        for _ in range(_LOOKS):  # a single character is found far faster, and most texts have few of these
+            found = text.find(sign[0], found + 1)
+            if found < 0 or text.startswith(sign, found):
+                break
+        else:
+            found = text.find(sign, found)
+        return found if found >= 0 else len(text) - text.endswith(sign.rstrip("\n"))
 
     def _block_end(self, position: int) -> int:
         end = self._text.find("\n\n", position)

@@ -22,7 +22,7 @@ from ingestion_pipeline.stages.tokens import count_each, count_tokens
 # Text has about four characters a token: a longer block is cut into parts before it is counted. Where it would have
 # fitted after all, its parts are packed into one chunk again.
 _CHARACTERS_A_TOKEN = 5
-_COUNTED_AT_ONCE = 1 << 15  # characters
+_COUNTED_AT_ONCE = 1 << 16  # characters
 _MAX_GRAPHEME = 32
 _ZERO_WIDTH_JOINER = "\u200d"
 
