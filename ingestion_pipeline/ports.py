@@ -235,8 +235,13 @@ class DocumentStore(Protocol):
     another state; all raise DatabaseUnavailableError.
     """
 
-    def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
-        """Claim what is due in a lane, oldest first, or None if nothing is."""
+    def claim_batch(
+        self, lane: Lane, *, max_documents: int, max_bytes: int, document_bytes: int = 0
+    ) -> Batch | None:
+        """Claim what is due in a lane, oldest first, or None if nothing is.
+
+        Each document counts `document_bytes` beside its own. One that is larger than `max_bytes` comes alone.
+        """
         ...
 
     def announced_work(self, lane: Lane) -> AbstractContextManager[Callable[[float], bool]]:
@@ -247,8 +252,8 @@ class DocumentStore(Protocol):
         """How many claims of a lane are out."""
         ...
 
-    def due_documents(self, lane: Lane, most: int) -> int:
-        """How many documents of a lane could be claimed now, counted no further than `most`."""
+    def due_documents(self, lane: Lane, most: int) -> tuple[int, int]:
+        """How many documents of a lane could be claimed now, and their bytes, counted no further than `most`."""
         ...
 
     def claim_documents(self, document_ids: Sequence[UUID], claim: str) -> list[UUID]:

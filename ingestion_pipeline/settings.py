@@ -182,7 +182,9 @@ class Settings(BaseSettings):
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="the Dagster webserver's port")
     batch_documents: int = Field(default=1000, ge=1, le=2000, description="most documents of one run")
     batch_bytes: int = Field(
-        default=256 * 1024 * 1024, ge=1, description="most bytes of one run's files, unless it is one file"
+        default=256 * 1024 * 1024,
+        ge=1,
+        description="most bytes of one run's files, 16 KB more for each, unless it is one",
     )
     sensor_wait_seconds: float = Field(
         default=4.0, ge=0, le=30, description="seconds that a sensor with nothing to do waits for work, 0 to 30"

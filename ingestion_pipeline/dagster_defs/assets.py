@@ -25,7 +25,7 @@ from ingestion_pipeline.pipeline.services import Services
 DOCUMENTS = dg.DynamicPartitionsDefinition(name="documents")
 SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1000)
 START_OVER_TAG = "ingest/start_over"
-PORTION_REPORTS = 300
+PORTION_REPORTS = 1000
 PORTION_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
@@ -34,8 +34,8 @@ DESCRIPTIONS = {
     Asset.RAW_UPLOAD: "The uploaded file, verified against its recorded size, hash and type, and handed to the parser.",
     Asset.PARSED: "The parser's Markdown, normalised, in the object store.",
     Asset.CHUNKS: "The text in pieces of about 512 tokens, in the chunk buffer.",
-    Asset.EMBEDDINGS: "A vector for every chunk, in the vector buffer.",
-    Asset.FINALIZED: "Chunks and vectors where search serves them, promoted in one transaction.",
+    Asset.EMBEDDINGS: "A vector for every chunk, which search finds when the chunk is served.",
+    Asset.FINALIZED: "Chunks where search serves them with their vectors, promoted in one transaction.",
 }
 CHECKS: dict[Asset, dict[str, str]] = {
     Asset.RAW_UPLOAD: {
@@ -110,7 +110,7 @@ def ingest_step(
     with told_to_stop() as stopping, kept_alive(services.documents, claim, services.limits.claim_seconds):
         documents = _claimed(context, config, services, claim)
         for reports in _in_portions(advance_documents(documents, claim, services, stopping)):
-            told.write([event for report in reports for event in partition_events(report)])
+            told.write([event for report in _news(reports, told) for event in partition_events(report)])
             services.documents.release_claim(claim, [report.document_id for report in reports if report.is_last])
             _log_ends(documents, reports, claim)
             failed += [report for report in reports if report.verdict is Verdict.FAILED]
@@ -124,6 +124,17 @@ def ingest_step(
             metadata={str(report.document_id): _reason(report) for report in failed},
             allow_retries=False,
         )
+
+
+def _news(reports: Sequence[StageReport], told: EventWriter) -> list[StageReport]:
+    """Without what an earlier run did and told: it knew more of it."""
+    repeated = [report for report in reports if report.is_repeated]
+    standing = told.standing([report.asset for report in repeated], [str(report.document_id) for report in repeated])
+    return [
+        report
+        for report in reports
+        if not report.is_repeated or (report.asset, str(report.document_id)) not in standing
+    ]
 
 
 def _log_ends(documents: Sequence[Document], reports: Sequence[StageReport], claim: str) -> None:

@@ -34,7 +34,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster_postgres import PostgresEventLogStorage
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 
 class Kind(Enum):
@@ -87,6 +87,23 @@ class PartitionEvent:
 COPY_BLOCK_CHARACTERS = 1 << 18
 LOCK_EVENTS = text("lock table event_logs in share row exclusive mode")
 NEXT_IDS = text("select nextval(pg_get_serial_sequence('event_logs', 'id')) from generate_series(1, :count)")
+# By idx_events_by_asset_partition. A later plan is that of a run which failed, or which an operator started.
+STANDING = text("""
+select made.asset, made.partition
+from unnest(cast(:assets as text[]), cast(:partitions as text[])) as made (asset, partition)
+where
+    coalesce((
+        select max(e.id) from event_logs as e
+        where
+            e.asset_key = made.asset and e.partition = made.partition
+            and e.dagster_event_type = 'ASSET_MATERIALIZATION'
+    ), 0) > coalesce((
+        select max(e.id) from event_logs as e
+        where
+            e.asset_key = made.asset and e.partition = made.partition
+            and e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
+    ), 0)
+""")
 # The events themselves are there already, so they are not sent again.
 UPSERT_CHECKS = text("""
 insert into asset_check_executions (
@@ -127,21 +144,33 @@ class EventWriter:
             return
         now = time.time()
         lines = [self._form(event, self._storage).line(event, now) for event in events]
-        storage_ids = _insert_events(self._storage, self._columns, lines)
         checks = {}
-        with self._storage.index_transaction() as connection:
-            newest: dict[tuple[Kind, str], int] = {}
-            for position, event in enumerate(events):
-                if event.kind is Kind.CHECKED:
-                    checks[storage_ids[position]] = event
-                else:
-                    newest[event.kind, event.asset] = position
-            # asset by asset, as every run does, or two that lock their rows in other orders end in a deadlock
-            for position in sorted(newest.values(), key=lambda position: (events[position].asset, position)):
-                entry = _entry(self._context, events[position])
-                self._storage._store_asset_event(connection, entry, storage_ids[position])
-            if checks:
-                connection.execute(UPSERT_CHECKS, _checks(checks))
+        with self._storage._connect() as connection:
+            transaction = connection.execution_options(isolation_level="READ COMMITTED")
+            with transaction.begin():
+                storage_ids = _insert_events(transaction, self._columns, lines)
+                newest: dict[tuple[Kind, str], int] = {}
+                for position, event in enumerate(events):
+                    if event.kind is Kind.CHECKED:
+                        checks[storage_ids[position]] = event
+                    else:
+                        newest[event.kind, event.asset] = position
+                # asset by asset, as every run does, or two that lock their rows in other orders end in a deadlock
+                for position in sorted(newest.values(), key=lambda position: (events[position].asset, position)):
+                    entry = _entry(self._context, events[position])
+                    self._storage._store_asset_event(transaction, entry, storage_ids[position])
+                if checks:
+                    transaction.execute(UPSERT_CHECKS, _checks(checks))
+
+    def standing(self, assets: Sequence[str], partitions: Sequence[str]) -> set[tuple[str, str]]:
+        """Those of these (asset, partition), given side by side, that Dagster was told of and shows as materialised."""
+        if not assets or not isinstance(self._storage, PostgresEventLogStorage):
+            return set()
+        with self._storage.index_connection() as connection:
+            keys = {asset: dg.AssetKey(asset).to_string() for asset in assets}
+            names = {key: asset for asset, key in keys.items()}
+            wanted = {"assets": [keys[asset] for asset in assets], "partitions": list(partitions)}
+            return {(names[key], partition) for key, partition in connection.execute(STANDING, wanted)}
 
     def _form(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
         """What Dagster's event_to_row makes of it. That makes the first of a form; the others differ in some values."""
@@ -271,22 +300,19 @@ def _in_copy(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
-def _insert_events(storage: PostgresEventLogStorage, columns: Sequence[str], lines: Sequence[str]) -> list[int]:
+def _insert_events(transaction: Connection, columns: Sequence[str], lines: Sequence[str]) -> list[int]:
     """The ids of the events, in their order.
 
     Dagster follows events by their ids, so one that becomes visible after a higher one is never seen: while these are
     written nobody else writes any.
     """
-    with storage._connect() as connection:
-        transaction = connection.execution_options(isolation_level="READ COMMITTED")
-        with transaction.begin():
-            transaction.execute(LOCK_EVENTS)
-            ids = sorted(int(row[0]) for row in transaction.execute(NEXT_IDS, {"count": len(lines)}))
-            file = StringIO("\n".join(f"{event_id}\t{line}" for event_id, line in zip(ids, lines, strict=True)))
-            with closing(transaction.connection.cursor()) as cursor:
-                copy = f"copy event_logs (id, {', '.join(columns)}) from stdin"
-                cursor.copy_expert(copy, file, COPY_BLOCK_CHARACTERS)
-            return ids
+    transaction.execute(LOCK_EVENTS)
+    ids = sorted(int(row[0]) for row in transaction.execute(NEXT_IDS, {"count": len(lines)}))
+    file = StringIO("\n".join(f"{event_id}\t{line}" for event_id, line in zip(ids, lines, strict=True)))
+    with closing(transaction.connection.cursor()) as cursor:
+        copy = f"copy event_logs (id, {', '.join(columns)}) from stdin"
+        cursor.copy_expert(copy, file, COPY_BLOCK_CHARACTERS)
+    return ids
 
 
 def _checks(made: Mapping[int, PartitionEvent]) -> dict[str, list[int] | list[str]]:

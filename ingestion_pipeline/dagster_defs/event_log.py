@@ -30,6 +30,11 @@ left join lateral (
     where asset_key = asset and dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED' order by id desc limit 1
 ) as planned on true
 """)
+ADD_PARTITIONS = text("""
+insert into dynamic_partitions (partitions_def_name, partition)
+select :name, key from unnest(cast(:keys as text[])) as key
+on conflict do nothing
+""")
 
 
 class ConsistentEventLogStorage(PostgresEventLogStorage):
@@ -39,6 +44,12 @@ class ConsistentEventLogStorage(PostgresEventLogStorage):
     def asset_records_have_last_planned_and_failed_materializations(self) -> bool:
         """Dagster takes the last plan from the record and does not ask for it."""
         return True
+
+    def add_dynamic_partitions(self, partitions_def_name: str, partition_keys: Sequence[str]) -> None:
+        """Add those that are not there yet. Dagster's statement names each key, which takes longer than writing it."""
+        self._check_partitions_table()
+        with self.index_connection() as connection:
+            connection.execute(ADD_PARTITIONS, {"name": partitions_def_name, "keys": list(partition_keys)})
 
     def get_asset_records(self, asset_keys: Sequence[dg.AssetKey] | None = None) -> Sequence[AssetRecord]:
         """The records of these assets, or of all."""

@@ -1,5 +1,6 @@
 """The sensors: new uploads, ended parse jobs, and what fell between."""
 
+import os
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
@@ -15,7 +16,10 @@ from ingestion_pipeline.pipeline.reconcile import reconcile
 from ingestion_pipeline.pipeline.services import Services
 
 MAX_ACTIVE_BATCHES = 4
+# Of them those that share a flood: submitting waits for the parser, but what comes after it keeps a core busy a run.
+FLOOD_RUNS = {Lane.SUBMIT: MAX_ACTIVE_BATCHES, Lane.PROCESS: min(MAX_ACTIVE_BATCHES, max(2, os.cpu_count() or 1))}
 LEAST_SHARE = 250  # documents: for fewer the start of one more run costs more than it brings
+DOCUMENT_BYTES = 16_000  # what a document costs whatever its size, as so many bytes of text
 
 log = structlog.get_logger(__name__)
 
@@ -85,17 +89,28 @@ def _claim_batches(
 
 
 def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, requests: list[dg.RunRequest]) -> None:
-    """What is due goes in equal shares to as many runs as may be at work: one keeps hardly more than a core busy."""
-    runs = MAX_ACTIVE_BATCHES - services.documents.active_batches(lane)
-    if runs <= 0:
+    """What is due goes in shares of equal work to as many runs as may be at work: the last to end decides.
+
+    A few documents find a run of their own while a flood is at work.
+    """
+    at_work = services.documents.active_batches(lane)
+    if at_work >= MAX_ACTIVE_BATCHES:
         return
-    most = services.limits.batch_documents
-    due = services.documents.due_documents(lane, runs * most)
-    share = min(most, max(LEAST_SHARE, -(-due // runs)))
-    for _ in range(runs if due else 0):
+    limits = services.limits
+    due, size = services.documents.due_documents(lane, MAX_ACTIVE_BATCHES * limits.batch_documents)
+    work = size + due * DOCUMENT_BYTES
+    least, most = min(LEAST_SHARE, limits.batch_documents), limits.batch_bytes
+    needed = max(-(-due // least), -(-work // most))
+    runs = needed if needed <= 1 else min(needed, FLOOD_RUNS[lane] - at_work)
+    for _ in range(runs):
         if is_ending():
             break
-        batch = services.documents.claim_batch(lane, max_documents=share, max_bytes=services.limits.batch_bytes)
+        batch = services.documents.claim_batch(
+            lane,
+            max_documents=limits.batch_documents,
+            max_bytes=min(most, -(-work // runs)),
+            document_bytes=DOCUMENT_BYTES,
+        )
         if batch is None:
             break
         correlation_ids = [str(correlation_id) for correlation_id in batch.correlation_ids]

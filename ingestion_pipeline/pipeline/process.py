@@ -83,7 +83,7 @@ def _durable(document: Document) -> Iterator[StageReport]:
         known |= {"chunks": document.chunk_count}
     for asset in DURABLE.get(document.state, ()):
         checks = (upload_check(document),) if asset is Asset.RAW_UPLOAD else ()
-        yield StageReport(document.document_id, asset, Verdict.DONE, known, checks)
+        yield StageReport(document.document_id, asset, Verdict.DONE, known, checks, is_repeated=True)
     if document.state in DEAD_LETTERS:
         failure = Failure(
             code=document.last_error_code or "internal_error",

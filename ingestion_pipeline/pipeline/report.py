@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One asset of one document. `preview` is Markdown for the operator."""
+    """One asset of one document. `preview` is Markdown for the operator; what an earlier run did `is_repeated`."""
 
     document_id: UUID
     asset: Asset
@@ -38,6 +38,7 @@ class StageReport:
     checks: tuple[CheckResult, ...] = ()
     failure: Failure | None = None
     preview: str | None = None
+    is_repeated: bool = False
 
     @property
     def is_last(self) -> bool:

@@ -109,17 +109,23 @@ def test_active_batches_are_the_claims_of_a_lane(owner: str, store: PostgresDocu
 
 
 def test_due_documents_are_those_that_a_claim_would_take(owner: str, store: PostgresDocumentStore) -> None:
-    later, *_ = register(owner, sizes=[1] * 5)
+    later, *_ = register(owner, sizes=[16, 8, 4, 2, 1])
     sql(
         owner,
         "update upload_pipeline.upload_jobs set next_attempt_at = now() + interval '1 hour' where document_id = %s",
         (later,),
     )
-    assert store.due_documents(Lane.SUBMIT, most=10) == 4
-    assert store.due_documents(Lane.SUBMIT, most=3) == 3
-    assert store.due_documents(Lane.PROCESS, most=10) == 0
+    assert store.due_documents(Lane.SUBMIT, most=10) == (4, 8 + 4 + 2 + 1)
+    assert store.due_documents(Lane.SUBMIT, most=3) == (3, 8 + 4 + 2)
+    assert store.due_documents(Lane.PROCESS, most=10) == (0, 0)
     store.claim_batch(Lane.SUBMIT, max_documents=3, max_bytes=PLENTY)
-    assert store.due_documents(Lane.SUBMIT, most=10) == 1
+    assert store.due_documents(Lane.SUBMIT, most=10) == (1, 1)
+
+
+def test_each_document_may_count_more_than_its_bytes(owner: str, store: PostgresDocumentStore) -> None:
+    register(owner, sizes=[10] * 4)
+    taken = [store.claim_batch(Lane.SUBMIT, max_documents=9, max_bytes=60, document_bytes=20) for _ in range(2)]
+    assert [len(batch.document_ids) for batch in taken if batch] == [2, 2]
 
 
 def test_given_documents_are_claimed_unless_another_run_has_them(owner: str, store: PostgresDocumentStore) -> None:
@@ -220,7 +226,7 @@ WRITES: dict[str, tuple[State, Callable[[PostgresDocumentStore, Any, str], objec
     "store_vectors": (
         State.EMBEDDING_IN_PROGRESS,
         lambda store, document, claim: store.store_vectors(
-            claim, store.missing_vectors([document.document_id]), vectors_for(3), MODEL
+            claim, store.missing_vectors([document.document_id], MODEL), vectors_for(3), MODEL
         ),
     ),
     "embeddings_stored": (

@@ -90,7 +90,7 @@ def batch(crowded: DatabaseUrls) -> list[UUID]:
 
 
 CLAIM = {"claim": "claim-24", "claim_seconds": 60}
-WHOLE = {"max_documents": 200, "max_bytes": 1 << 28}
+WHOLE = {"max_documents": 200, "max_bytes": 1 << 28, "document_bytes": 16_000}
 FAILURE = {"code": "x", "message": "x", "stage": "parsed", "delay_seconds": 1}
 
 
@@ -121,7 +121,7 @@ def test_a_pollers_statement_uses_its_index(
 def test_counting_what_is_due_reads_no_more_than_that(crowded: DatabaseUrls) -> None:
     for lane in ("submit", "process"):
         plan = plan_of(crowded.worker, "due_documents", {"lane": lane, "most": 4000})
-        assert plan.indexes == {"upload_jobs_ready"}
+        assert plan.indexes == {"upload_jobs_ready", "documents_pkey"}
         assert plan.scanned == set()
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import dagster as dg
 from dagster._core.run_coordinator import QueuedRunCoordinator
@@ -69,3 +70,26 @@ def test_old_runs_leave_nothing_behind_on_postgres(
     assert counts()["asset_check_executions"] > 5
     assert delete_runs(instance, datetime.now(UTC) + timedelta(days=1), 10) == 2
     assert counts() == dict.fromkeys(tables, 0)
+
+
+def test_what_an_earlier_run_told_is_told_again_only_after_a_plan(
+    pipeline: PipelineUnderTest, instance: dg.DagsterInstance
+) -> None:
+    pipeline = replace(pipeline, instance=instance)
+    document_id = pipeline.upload(document_text("one"))
+    pipeline.complete()
+    assert told_of(pipeline, Asset.RAW_UPLOAD, document_id) == (0, 1)
+    assert pipeline.materialised(Asset.RAW_UPLOAD, document_id)["parse_job"]  # which later runs don't know
+    pipeline.materialise(document_id)
+    assert told_of(pipeline, Asset.RAW_UPLOAD, document_id) == (1, 2)
+    assert set(pipeline.colours(document_id).values()) == {"green"}
+
+
+def told_of(pipeline: PipelineUnderTest, asset: Asset, document_id: UUID) -> tuple[int, int]:
+    """How many plans and how many materialisations Dagster has of a partition."""
+    key, partitions = dg.AssetKey(asset.value), [str(document_id)]
+    planned, materialised = (
+        pipeline.instance.get_event_records(dg.EventRecordsFilter(kind, key, asset_partitions=partitions))
+        for kind in (dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    )
+    return len(planned), len(materialised)

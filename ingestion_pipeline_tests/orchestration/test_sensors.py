@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -10,8 +10,8 @@ from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.dagster_defs import sensors
 from ingestion_pipeline.dagster_defs.assets import DOCUMENTS
-from ingestion_pipeline.dagster_defs.sensors import MAX_ACTIVE_BATCHES
-from ingestion_pipeline.domain import State
+from ingestion_pipeline.dagster_defs.sensors import FLOOD_RUNS, MAX_ACTIVE_BATCHES
+from ingestion_pipeline.domain import Lane, State
 from orchestration.pipeline_under_test import PipelineUnderTest, document_text, wait_for
 
 SENSORS = ("upload_sensor", "completion_sensor", "reconcile_sensor")
@@ -64,10 +64,41 @@ def test_what_is_due_is_shared_among_as_many_runs_as_may_be_at_work(
     pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensors, "LEAST_SHARE", 2)
-    for number in range(MAX_ACTIVE_BATCHES * 2 + 1):
+    for number in range(MAX_ACTIVE_BATCHES * 2 - 1):
         pipeline.upload(document_text(f"document {number}"))
     requests = pipeline.tick("upload_sensor").run_requests or []
-    assert [request.tags["ingest/documents"] for request in requests] == ["3", "3", "3"]
+    assert [request.tags["ingest/documents"] for request in requests] == ["2", "2", "2", "1"]
+
+
+def test_a_large_document_is_a_share_of_its_own(pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensors, "LEAST_SHARE", 2)
+    pipeline.upload(document_text("large", paragraphs=1500))
+    for number in range(MAX_ACTIVE_BATCHES * 2 - 2):
+        pipeline.upload(document_text(f"document {number}"))
+    requests = pipeline.tick("upload_sensor").run_requests or []
+    first, *others = (int(request.tags["ingest/documents"]) for request in requests)
+    assert (first, sum(others)) == (1, MAX_ACTIVE_BATCHES * 2 - 2)
+    assert max(others) > 2
+
+
+def test_a_few_documents_find_a_run_while_a_flood_is_at_work(
+    pipeline: PipelineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "LEAST_SHARE", 2)
+    monkeypatch.setitem(FLOOD_RUNS, Lane.PROCESS, 2)
+
+    def parsed(count: int) -> list[str]:
+        for _ in range(count):
+            pipeline.upload(document_text(str(uuid4())))
+        pipeline.submit()
+        pipeline.finish_parsing()
+        requests = pipeline.tick("completion_sensor").run_requests or []
+        return [request.tags["ingest/documents"] for request in requests]
+
+    assert parsed(8) == ["4", "4"]
+    assert parsed(2) == ["2"]
+    assert parsed(3) == []
+    assert parsed(0) == []
 
 
 def test_a_few_documents_are_not_shared(pipeline: PipelineUnderTest) -> None:

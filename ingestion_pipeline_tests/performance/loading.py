@@ -1,7 +1,7 @@
 """Brings files to where parsing has ended, as the API, a submitting run and the parser's webhook would."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,10 +14,10 @@ from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.catalogue import NewDocument
 from ingestion_pipeline.dagster_defs.resources import build_services
 from ingestion_pipeline.domain import Lane, ParseOutcome, document_id_for, sha256_of
-from ingestion_pipeline.pipeline.advance import advance_documents
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.settings import Settings
 from ingestion_pipeline.stages.normalise import normalise
+from ingestion_pipeline_tests.performance import worker
 
 POLL_SECONDS = 0.05
 PARSE_TIMEOUT_SECONDS = 600.0
@@ -39,13 +39,14 @@ where d.document_id = t.document_id
 TO_VALIDATED = "update upload_pipeline.upload_jobs set state = 'parse_validated' where state = 'parsed'"
 
 
-def load_parsed(settings: Settings, owner_url: str, files: Sequence[Path]) -> list[UUID]:
+def load_parsed(
+    settings: Settings, owner_url: str, files: Sequence[Path], dagster_environment: Mapping[str, str]
+) -> list[UUID]:
     """Upload files, have the mock parse them, and leave their documents, which are returned, in state parsed."""
     services = build_services(settings)
     uploaded = upload(settings, services, files)
-    while batch := services.documents.claim_batch(Lane.SUBMIT, max_documents=2000, max_bytes=1 << 40):
-        for report in advance_documents(services.documents.load(batch.document_ids), batch.claim, services):
-            assert report.verdict == "done", report
+    worker.prepare(settings, dagster_environment, Lane.SUBMIT)
+    worker.work()
     deadline = time.monotonic() + PARSE_TIMEOUT_SECONDS
     with closing(psycopg2.connect(owner_url)) as connection, connection.cursor() as cursor:
         connection.autocommit = True

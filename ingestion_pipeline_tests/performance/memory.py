@@ -33,7 +33,7 @@ def _figures(
     site = here.site()
     settings = here.settings(site, batch_documents=2000, vendor_timeout_seconds=600)
     with here.process() as run_in_it:
-        run_in_it(loading.load_parsed, settings, site.urls.owner, files)
+        run_in_it(loading.load_parsed, settings, site.urls.owner, files, here.dagster(site))
     with here.process() as run_in_it:
         run_in_it(worker.prepare, settings, here.dagster(site))
         ready = run_in_it(peak_bytes)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from ingestion_pipeline.dagster_defs.sensors import MAX_ACTIVE_BATCHES
+from ingestion_pipeline.dagster_defs.sensors import FLOOD_RUNS
+from ingestion_pipeline.domain import Lane
 from ingestion_pipeline_tests.performance import loading, worker
 from ingestion_pipeline_tests.performance.corpus import Sizes, write_corpus
 from ingestion_pipeline_tests.performance.report import Figure
@@ -17,8 +18,9 @@ from ingestion_pipeline_tests.performance.surroundings import Cpu, Site, Surroun
 LEAST_RATIO = 0.5
 MOST_MS_A_DOCUMENT = 10.0
 # How documents are taken to their end: as the product does in a flood, and what orchestration and company cost.
-FLOOD = f"{MAX_ACTIVE_BATCHES} Dagster runs at once"
-WAYS = (("pipeline", False, 1), ("Dagster", True, 1), (FLOOD, True, MAX_ACTIVE_BATCHES))
+RUNS = FLOOD_RUNS[Lane.PROCESS]
+FLOOD = f"{RUNS} Dagster runs at once"
+WAYS = (("pipeline", False, 1), ("Dagster", True, 1), (FLOOD, True, RUNS))
 CLOCK_SECONDS = 0.01  # what the kernel counts others' CPU by
 
 
@@ -83,7 +85,7 @@ def loaded(here: Surroundings, corpus: Path, sizes: Sizes) -> Site:
     files = write_corpus(corpus, sizes)
     site = here.site()
     with here.process() as run_in_it:
-        run_in_it(loading.load_parsed, here.settings(site), site.urls.owner, files)
+        run_in_it(loading.load_parsed, here.settings(site), site.urls.owner, files, here.dagster(site))
     return site
 
 
@@ -98,11 +100,11 @@ def limit_round(here: Surroundings, corpus: Path) -> Round:
 def pipeline_round(here: Surroundings, source: Site, sizes: Sizes, *, dagster: bool, at_once: int = 1) -> Round:
     """Everything that is due in a copy of a site, to its end, in a batch for each of `at_once` processes."""
     site = here.site(source)
-    settings = here.settings(site, batch_documents=-(-sizes.documents // at_once))
+    settings = here.settings(site, batch_documents=sizes.documents)
     with ExitStack() as stack:
         workers = [stack.enter_context(here.process()) for _ in range(at_once)]
         for run_in_it in workers:
-            run_in_it(worker.prepare, settings, here.dagster(site) if dagster else None)
+            run_in_it(worker.prepare, settings, here.dagster(site) if dagster else None, Lane.PROCESS, at_once)
         threads = stack.enter_context(ThreadPoolExecutor(at_once))
         before, own_before = here.cpu(), sum(run_in_it(worker.cpu_seconds) for run_in_it in workers)
         done, started = 0, time.perf_counter()

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ingestion_pipeline.domain import Lane
 from ingestion_pipeline.settings import PROJECT_ROOT, Settings
 from ingestion_pipeline_tests.performance.processes import peak_bytes
 
 CLAIM_SECONDS = 600.0
+SENSORS = {Lane.SUBMIT: "upload_sensor", Lane.PROCESS: "completion_sensor"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +27,23 @@ class Work:
     peak_bytes: int
 
 
-def prepare(settings: Settings, dagster_environment: Mapping[str, str] | None) -> None:
-    """Make this process ready. With Dagster's environment it works by Dagster runs, without by the pipeline alone."""
+def prepare(
+    settings: Settings, dagster_environment: Mapping[str, str] | None, lane: Lane = Lane.PROCESS, runs: int = 1
+) -> None:
+    """Make this process ready. With Dagster's environment it works by Dagster runs, without by the pipeline alone.
+
+    A flood is shared by so many `runs`, whatever this machine would give it.
+    """
     global _driver  # noqa: PLW0603  one worker a process
     from ingestion_pipeline.dagster_defs.resources import build_services
 
     services = build_services(settings)
     services.embedder.embed(["warm"])
     if dagster_environment is None:
-        _driver = _Pipeline(services)
+        _driver = _Pipeline(services, lane)
     else:
         os.environ.update(dagster_environment)
-        _driver = _Dagster(services)
+        _driver = _Dagster(services, lane, runs)
     import ingestion_pipeline.dagster_defs.warm_process  # noqa: F401  as runs of the product begin
 
 
@@ -67,11 +74,10 @@ def cpu_seconds() -> float:
 class _Pipeline:
     """The pipeline's own function, without Dagster."""
 
-    def __init__(self, services: Any) -> None:
-        from ingestion_pipeline.domain import Lane
+    def __init__(self, services: Any, lane: Lane) -> None:
         from ingestion_pipeline.pipeline.advance import advance_documents
 
-        self._services, self._lane, self._advance = services, Lane.PROCESS, advance_documents
+        self._services, self._lane, self._advance = services, lane, advance_documents
 
     def batches(self) -> list[Any]:
         limits = self._services.limits
@@ -91,16 +97,19 @@ class _Pipeline:
 class _Dagster:
     """A tick of the sensor and the runs that it asks for, on Dagster's instance in Postgres, in this process."""
 
-    def __init__(self, services: Any) -> None:
+    def __init__(self, services: Any, lane: Lane, runs: int) -> None:
         import dagster as dg
 
+        from ingestion_pipeline.dagster_defs.sensors import FLOOD_RUNS
         from ingestion_pipeline.definitions import build_definitions
+
+        FLOOD_RUNS[lane] = runs
 
         self._dg, self._services = dg, services
         self._definitions = build_definitions({"services": services})
         self._instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))
-        self._sensor = self._definitions.resolve_sensor_def("completion_sensor")
-        self._job = self._definitions.resolve_job_def("process")
+        self._sensor = self._definitions.resolve_sensor_def(SENSORS[lane])
+        self._job = self._definitions.resolve_job_def(lane.value)
 
     def batches(self) -> list[Any]:
         with self._dg.build_sensor_context(

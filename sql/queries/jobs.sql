@@ -1,8 +1,8 @@
 -- What sensors and runs do with jobs. Every write of a run names its claim: a run that lost it changes nothing.
 
 -- name: claim_batch
--- Takes the documents that are due in a lane, oldest first, up to a number and a size (a single document may be larger). Whoever
--- claims them gives each a partition in Dagster.
+-- Takes the documents that are due in a lane, oldest first, up to a number and a size (a single document may be larger), for which
+-- each counts its bytes and a fixed number more. Whoever claims them gives each a partition in Dagster.
 with candidates as materialized (
     select
         j.document_id,
@@ -17,7 +17,8 @@ with candidates as materialized (
 sized as (
     select
         c.document_id,
-        sum(d.size_bytes) over (order by c.next_attempt_at, c.document_id) - d.size_bytes as bytes_before
+        sum(d.size_bytes + :document_bytes) over (order by c.next_attempt_at, c.document_id)
+        - d.size_bytes - :document_bytes as bytes_before
     from candidates as c
     inner join upload_pipeline.documents as d on d.document_id = c.document_id
 ),
@@ -46,13 +47,21 @@ from upload_pipeline.upload_jobs as j
 where j.claimed_by is not null and j.lane = :lane;
 
 -- name: due_documents^
--- How many documents are due in a lane, counted no further than `most`.
-select count(*) as documents
+-- How many documents are due in a lane and their bytes, counted no further than `most` documents.
+select
+    count(*) as documents,
+    coalesce(sum(d.size_bytes), 0)::bigint as bytes
 from (
-    select from upload_pipeline.upload_jobs as j
+    select j.document_id
+    from upload_pipeline.upload_jobs as j
     where j.lane = :lane and j.claimed_by is null and j.next_attempt_at <= now()
+    order by j.next_attempt_at
     limit :most
-) as due;
+) as due
+cross join lateral (
+    select o.size_bytes from upload_pipeline.documents as o
+    where o.document_id = due.document_id offset 0
+) as d;
 
 -- name: claim_documents
 -- Takes given documents, for a run that an operator started, unless another run has them. Here and below, rows are locked in

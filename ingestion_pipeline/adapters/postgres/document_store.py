@@ -57,7 +57,9 @@ class PostgresDocumentStore:
 
     # claims
 
-    def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int) -> Batch | None:
+    def claim_batch(
+        self, lane: Lane, *, max_documents: int, max_bytes: int, document_bytes: int = 0
+    ) -> Batch | None:
         batch_id = uuid4()
         with self._transaction() as connection:
             claimed = self._queries.claim_batch(
@@ -68,6 +70,7 @@ class PostgresDocumentStore:
                 claim_seconds=self._claim_seconds,
                 max_documents=max_documents,
                 max_bytes=max_bytes,
+                document_bytes=document_bytes,
             )
             rows = list(claimed)
         if not rows:
@@ -83,9 +86,10 @@ class PostgresDocumentStore:
         with self._transaction() as connection:
             return int(self._queries.active_batches(connection, lane=lane.value)["batches"])
 
-    def due_documents(self, lane: Lane, most: int) -> int:
+    def due_documents(self, lane: Lane, most: int) -> tuple[int, int]:
         with self._transaction() as connection:
-            return int(self._queries.due_documents(connection, lane=lane.value, most=most)["documents"])
+            due = self._queries.due_documents(connection, lane=lane.value, most=most)
+            return due["documents"], due["bytes"]
 
     def claim_documents(self, document_ids: Sequence[UUID], claim: str) -> list[UUID]:
         with self._transaction() as connection:
