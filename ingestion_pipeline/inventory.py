@@ -19,7 +19,7 @@ class Mend(StrEnum):
     ENQUEUE = "enqueue"  # a job, from the beginning
     ADOPT = "adopt"  # the job gets the document's owner
     CLEAR_BUFFER = "clear_buffer"
-    DROP_OUTDATED = "drop_outdated"  # vectors of other models that belong to an earlier text
+    DROP_OUTDATED = "drop_outdated"  # vectors of texts that the document no longer has
     DROP_SERVED = "drop_served"  # what search must not serve of a document that is not complete
     RETELL = "retell"  # Dagster hears of the document again
     REEMBED = "reembed"  # back to chunks_stored, without the vectors that are unfit
@@ -29,11 +29,11 @@ class Mend(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChunkFacts:
-    """Rows of a document in the buffers, or in what search serves.
+    """Chunks of a document in the buffer, or in what search serves, and their vectors.
 
-    `altered` chunks are not the text of their hash; `unfit` vectors belong to another text or are not of unit length;
-    `foreign_rows` have another owner than the document. The SHA-256 fingerprints are of served rows only: of the texts
-    as they are, and of the texts as their recorded hashes say they were.
+    `altered` chunks are not the text of their hash; `unfit` vectors are not of unit length; `foreign_rows` have another
+    owner than the document. The SHA-256 fingerprints are of served rows only: of the texts as they are, and of the
+    texts as their recorded hashes say they were.
     """
 
     chunks: int

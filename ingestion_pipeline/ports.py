@@ -185,11 +185,10 @@ class PendingText:
 
 @dataclass(frozen=True, slots=True)
 class VectorFacts:
-    """What the vector buffer holds of a document, counted by the database."""
+    """The chunks that the buffer holds of a document and their vectors by one model, counted by the database."""
 
     chunks: int
     vectors: int
-    foreign_vectors: int
     abnormal_vectors: int
     least_dimensions: int | None
     most_dimensions: int | None
@@ -198,8 +197,8 @@ class VectorFacts:
 
 @dataclass(frozen=True, slots=True)
 class PromotionFacts:
-    """A document's rows in the buffers and in what search serves: how many, and how many are not served as they were
-    buffered; the SHA-256 fingerprint of the content, None without any.
+    """A document's chunks in the buffer and in what search serves: how many, and how many are not served as they were
+    buffered or have no vector; the SHA-256 fingerprint of the content, None without any.
     """
 
     buffered_chunks: int
@@ -235,9 +234,7 @@ class DocumentStore(Protocol):
     another state; all raise DatabaseUnavailableError.
     """
 
-    def claim_batch(
-        self, lane: Lane, *, max_documents: int, max_bytes: int, document_bytes: int = 0
-    ) -> Batch | None:
+    def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int, document_bytes: int = 0) -> Batch | None:
         """Claim what is due in a lane, oldest first, or None if nothing is.
 
         Each document counts `document_bytes` beside its own. One that is larger than `max_bytes` comes alone.
@@ -307,10 +304,10 @@ class DocumentStore(Protocol):
         """parsed → parse_validated."""
         ...
 
-    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> int:
+    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> set[UUID]:
         """parse_validated → chunks_stored; replaces what an earlier try left in the buffer.
 
-        Returns how many of the new chunks have a vector already: those that were paid for stay.
+        Returns the documents that have vectors already, some of which may be those of the new chunks.
         """
         ...
 
@@ -319,10 +316,10 @@ class DocumentStore(Protocol):
         ...
 
     def reuse_vectors(self, claim: str, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
-        """Copy vectors that were paid for already, for any document, into the buffer; returns how many a document."""
+        """Copy vectors that were paid for already, for any document of the owner; returns how many a document."""
         ...
 
-    def missing_vectors(self, document_ids: Sequence[UUID], most: int | None = None) -> list[PendingText]:
+    def missing_vectors(self, document_ids: Sequence[UUID], model: str, most: int | None = None) -> list[PendingText]:
         """Chunks without a vector, by document and position, all or at most so many."""
         ...
 
@@ -334,12 +331,12 @@ class DocumentStore(Protocol):
         model: str,
         bill: VendorCall | None = None,
     ) -> None:
-        """Put vectors into the buffer, `vectors[i]` for `texts[i]`, and the call that they were paid with into the
-        ledger."""
+        """Store vectors, `vectors[i]` for `texts[i]`, and the call that they were paid with. Search finds a vector once
+        its chunk is served."""
         ...
 
-    def vector_facts(self, document_ids: Sequence[UUID]) -> dict[UUID, VectorFacts]:
-        """What the vector buffer holds of each document."""
+    def vector_facts(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, VectorFacts]:
+        """How far each document's chunks in the buffer have their vectors."""
         ...
 
     def embeddings_stored(self, claim: str, document_ids: Sequence[UUID]) -> None:
@@ -349,7 +346,7 @@ class DocumentStore(Protocol):
     def promote(
         self, claim: str, document_ids: Sequence[UUID], model: str, accept: Callable[[UUID, PromotionFacts], None]
     ) -> None:
-        """embeddings_stored → complete: the buffers become what search serves, unless `accept` raises for one."""
+        """embeddings_stored → complete: what is buffered becomes what search serves, unless `accept` raises for one."""
         ...
 
     def retry_later(self, document: Document, claim: str, failure: Failure, delay_seconds: float) -> None:

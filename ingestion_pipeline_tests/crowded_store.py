@@ -123,7 +123,7 @@ FILL = (
     where ('x' || left(md5(c.document_id::text), 4))::bit(16)::integer %% 20 = 0
     """,
     """
-    insert into upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+    insert into upload_pipeline.document_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
     select b.chunk_id, b.document_id, b.owner_id, 'text-embedding-3-small', b.chunk_sha256, v.embedding
     from upload_pipeline.document_chunk_buffer as b
     cross join (select array_fill(1::real, array[1536])::halfvec as embedding) as v
@@ -132,7 +132,7 @@ FILL = (
 )
 
 
-BUFFERS_AND_SERVED = ("document_chunk_buffer", "document_vector_buffer", "document_chunks", "document_vectors")
+BUFFERS_AND_SERVED = ("document_chunk_buffer", "document_chunks", "document_vectors")
 
 
 def fill(url: str, documents: int, *, is_analyzed: bool = True) -> None:

@@ -73,7 +73,7 @@ class Journey:
 
     def embed(self, most: int) -> None:
         """Give vectors to at most so many chunks that have none."""
-        pending = self._store.missing_vectors([self._document_id])[:most]
+        pending = self._store.missing_vectors([self._document_id], WordEmbedder.model)[:most]
         vectors = WordEmbedder().embed([text.text for text in pending]).vectors
         self._store.store_vectors(self._claim, pending, vectors, WordEmbedder.model)
 

@@ -51,7 +51,7 @@ class Check:
 _RESTORE = "Nothing: restore the object from a backup. Search goes on serving what was made of it."
 _REBUILD = "Sends the document back to `parse_validated`: chunks and vectors are made anew from the stored text."
 _REPARSE = "Sends the document back to `uploaded`: it is parsed anew, unless its file is lost as well."
-_REEMBED = "Drops those of the buffer and embeds them anew; builds a complete document anew from the stored text."
+_REEMBED = "Embeds them anew; builds a complete document anew from the stored text."
 _RETELL = "Has the reconcile sensor tell Dagster of the document in a run."
 
 CHECKS: dict[Code, Check] = {
@@ -68,8 +68,10 @@ CHECKS: dict[Code, Check] = {
     Code.CHUNKS_ALTERED: Check("Chunks have not the SHA-256 that was recorded.", _REBUILD),
     Code.CHUNKS_DIFFER_FROM_TEXT: Check("The chunks do not rebuild the parsed text.", _REBUILD),
     Code.VECTORS_MISSING: Check("Chunks have no vector, though the state says so.", _REEMBED),
-    Code.VECTORS_UNFIT: Check("Vectors belong to another text or are not of unit length.", _REEMBED),
-    Code.VECTORS_OUTDATED: Check("Vectors of another model belong to an earlier text.", "Drops them."),
+    Code.VECTORS_UNFIT: Check("Vectors are not of unit length.", _REEMBED),
+    Code.VECTORS_OUTDATED: Check(
+        "Vectors of a complete document belong to texts that it no longer has.", "Drops them."
+    ),
     Code.SERVED_ALTERED: Check(
         "What search serves has not the fingerprint that it was promoted with.",
         f"{_REBUILD} Vectors that are not proven to be right are paid for again.",
@@ -81,7 +83,7 @@ CHECKS: dict[Code, Check] = {
         "The vectors are of another model than search uses, so it does not find the document.",
         f"{_REBUILD} This is paid for like a new document.",
     ),
-    Code.BUFFER_LEFT: Check("The buffers still hold chunks of a complete document.", "Drops them."),
+    Code.BUFFER_LEFT: Check("The buffer still holds chunks of a complete document.", "Drops them."),
     Code.OWNER_DIFFERS: Check(
         "Rows of a document belong to another owner than the document.",
         "Gives the job to the document's owner; drops such chunks and builds a complete document anew.",

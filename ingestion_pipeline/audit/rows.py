@@ -52,7 +52,7 @@ def _buffered(facts: DocumentFacts) -> Iterator[Finding]:
 
 def _served(facts: DocumentFacts, model: str) -> Iterator[Finding]:
     served = facts.served
-    if facts.outdated_vectors:
+    if facts.state is State.COMPLETE and facts.outdated_vectors:
         yield _found(facts, Code.VECTORS_OUTDATED, f"{facts.outdated_vectors} vectors", Mend.DROP_OUTDATED)
     if served.chunks and facts.content_sha256 is None:
         yield _found(facts, Code.SERVED_UNFINISHED, f"{served.chunks} chunks", Mend.DROP_SERVED)

@@ -32,7 +32,7 @@ AtHand = dict[UUID, list[PendingText]]  # of documents that were cut just now an
 class _Spending:
     """What the requests of a group did for each document."""
 
-    reused: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
+    copied: set[UUID] = field(default_factory=set)  # the documents that have got vectors paid for before
     vectors: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     tokens: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     errors: dict[UUID, Exception] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def embed(group: Group, documents: Sequence[Document], at_hand: AtHand) -> list[
     found: dict[UUID, tuple[VectorFacts, CheckResult]] = {}
 
     def conclude(wanted: Sequence[Document]) -> None:
-        for document_id, facts in store.vector_facts(_ids(wanted)).items():
+        for document_id, facts in store.vector_facts(_ids(wanted), group.services.embedder.model).items():
             check = check_vectors_complete(facts, group.services.embedder.dimensions)
             require_passed([check])
             found[document_id] = facts, check
@@ -103,8 +103,7 @@ def _buy(group: Group, documents: Sequence[Document], at_hand: AtHand, spending:
     store, model = group.services.documents, group.services.embedder.model
 
     def reuse(wanted: Sequence[Document]) -> None:
-        for document_id, count in store.reuse_vectors(group.crew.claim, _ids(wanted), model).items():
-            spending.reused[document_id] += count
+        spending.copied.update(store.reuse_vectors(group.crew.claim, _ids(wanted), model))
 
     left = list(documents)
     doubted: set[Text] = set()
@@ -139,11 +138,12 @@ def _missing_vectors(
     to_read = []
     for document_id in sorted(document_ids):
         found = at_hand.pop(document_id, None)
-        if found and document_id not in spending.reused:
+        if found and document_id not in spending.copied:
             texts += found
         else:
             to_read.append(document_id)
-    page = group.services.documents.missing_vectors(to_read, PAGE_TEXTS) if to_read else []
+    model = group.services.embedder.model
+    page = group.services.documents.missing_vectors(to_read, model, PAGE_TEXTS) if to_read else []
     return texts + page, len(page) < PAGE_TEXTS
 
 
@@ -235,7 +235,7 @@ def _report(
         "filename": document.filename,
         "vectors": facts.vectors,
         "vectors_requested": spending.vectors[document_id],
-        "vectors_reused": spending.reused[document_id],
+        "vectors_reused": facts.vectors - spending.vectors[document_id],
         "model": embedder.model,
         "dimensions": embedder.dimensions,
         "tokens": tokens,

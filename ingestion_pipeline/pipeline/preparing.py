@@ -84,8 +84,8 @@ def store_chunks(group: Group, texts: Sequence[ParseResult]) -> tuple[list[Docum
 
     def write(done: Sequence[_Done[ChunkResult]]) -> None:
         results = [each.result for each in done]
-        if group.services.documents.chunks_stored(group.crew.claim, results) == 0:
-            at_hand.update(texts_at_hand(results))
+        embedded = group.services.documents.chunks_stored(group.crew.claim, results)
+        at_hand.update(texts_at_hand([each for each in results if each.document.document_id not in embedded]))
 
     written = group.together(write, made, lambda each: each.document, Asset.CHUNKS)
     documents = []

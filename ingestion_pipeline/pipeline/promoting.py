@@ -1,4 +1,4 @@
-"""The finalized asset: the buffers become what search serves, a group in one transaction, checked within it."""
+"""The finalized asset: what is buffered becomes what search serves, a group in one transaction, checked within it."""
 
 import time
 from collections.abc import Sequence

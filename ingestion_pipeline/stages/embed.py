@@ -115,8 +115,6 @@ def check_vectors_complete(facts: VectorFacts, dimensions: int) -> CheckResult:
         problems.append("there are no chunks")
     if facts.vectors != facts.chunks:
         problems.append(f"{facts.chunks - facts.vectors} of {facts.chunks} chunks have no vector")
-    if facts.foreign_vectors:
-        problems.append(f"{facts.foreign_vectors} vectors are of another text")
     if facts.abnormal_vectors:
         problems.append(f"{facts.abnormal_vectors} vectors are not of unit length")
     if facts.vectors and (facts.least_dimensions, facts.most_dimensions) != (dimensions, dimensions):

@@ -12,10 +12,7 @@ CHUNKS = (
     "select document_id::text as document_id, count(*)::integer as chunks, count(distinct ordinal)::integer as places,"
     " max(ordinal) + 1 as expected from upload_pipeline.document_chunks group by document_id"
 )
-STORED_VECTORS = (
-    "select (select count(*) from upload_pipeline.document_vector_buffer)"
-    " + (select count(*) from upload_pipeline.document_vectors) as vectors"
-)
+STORED_VECTORS = "select count(*) as vectors from upload_pipeline.document_vectors"
 BUSY = (
     "select 1 from pg_stat_activity where state = 'active' and pid <> pg_backend_pid() and datname = current_database()"
 )
@@ -89,7 +86,7 @@ def test_after_kill_9_of_every_process_nothing_is_lost_or_done_twice(running: Ru
     assert set(served) == set(documents)
     for row in served.values():
         assert row["chunks"] == row["places"] == row["expected"] > 1
-    [after] = stack.rows("select count(*) as vectors from upload_pipeline.document_vectors")
+    [after] = stack.rows(STORED_VECTORS)
     chunks = sum(row["chunks"] for row in served.values())
     assert after["vectors"] == chunks
     assert stack.calls("openai")["inputs"] == chunks - before["vectors"], "what was stored is not paid for again"

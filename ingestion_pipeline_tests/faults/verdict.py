@@ -32,10 +32,10 @@ UNEVEN = """
     group by d.document_id, d.chunk_count
 """
 BUFFERED = """
-    select count(*) from upload_pipeline.upload_jobs as j where j.state = 'complete' and (
-        exists (select from upload_pipeline.document_chunk_buffer as c where c.document_id = j.document_id)
-        or exists (select from upload_pipeline.document_vector_buffer as v where v.document_id = j.document_id)
-    )
+    select count(*) from upload_pipeline.upload_jobs as j
+    where
+        j.state = 'complete'
+        and exists (select from upload_pipeline.document_chunk_buffer as c where c.document_id = j.document_id)
 """
 
 

@@ -86,7 +86,7 @@ def step(run: Run, store: PostgresDocumentStore) -> None:
         case State.CHUNKS_STORED:
             store.embedding_started(claim, document_ids)
         case State.EMBEDDING_IN_PROGRESS:
-            missing = store.missing_vectors(document_ids)
+            missing = store.missing_vectors(document_ids, MODEL)
             if missing:
                 store.store_vectors(claim, missing, vectors_for(len(missing)), MODEL)
             else:

@@ -104,8 +104,7 @@ def job(url: str, document_id: UUID) -> dict[str, Any]:
 def everything(url: str, document_id: UUID) -> list[tuple[Any, ...]]:
     """All rows of a document in all tables, to show that nothing changed."""
     tables = (
-        "documents", "upload_jobs", "events", "document_chunk_buffer", "document_vector_buffer", "document_chunks",
-        "document_vectors",
+        "documents", "upload_jobs", "events", "document_chunk_buffer", "document_chunks", "document_vectors",
     )  # fmt: skip
     return [
         row
@@ -192,7 +191,7 @@ class Walk:
         assert self.store.parse_ended(f"job-{self.document_id}", outcome)
 
     def store_vectors(self, model: str = MODEL, seed: int = 7) -> None:
-        missing = self.store.missing_vectors([self.document_id])
+        missing = self.store.missing_vectors([self.document_id], model)
         bill = embedding_call(model, 3 * len(missing), 0.1, missing) if missing else None
         self.store.store_vectors(self.claim, missing, vectors_for(len(missing), seed), model, bill)
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from conftest import DatabaseUrls
 from running_api import OTHER_KEY, OWNER, RunningApi, execute, rows
-from stored_documents import BAD_FILE, OUTAGE, TEXTS, Walk
+from stored_documents import BAD_FILE, MODEL, OUTAGE, TEXTS, Walk
 
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
@@ -119,7 +119,7 @@ def test_work_in_every_state_can_be_cancelled_and_goes_on_from_what_was_durable(
     assert document.post("retry").json()["state"] == GOES_ON_FROM[state]
     document.walk.claim = ""
     if state is State.EMBEDDINGS_STORED:  # the vectors that were paid for are still there
-        assert document.store.missing_vectors([UUID(document.document_id)]) == []
+        assert document.store.missing_vectors([UUID(document.document_id)], MODEL) == []
 
 
 def test_a_retried_document_can_go_the_whole_way(upload: Upload) -> None:
@@ -245,7 +245,7 @@ def test_the_same_bytes_again_tell_how_to_retry_what_failed(upload: Upload, api:
 def test_a_run_that_holds_a_cancelled_document_writes_nothing_more(upload: Upload) -> None:
     document = upload()
     working = document.walk.to(State.EMBEDDING_IN_PROGRESS)
-    missing = document.store.missing_vectors([working.document_id])
+    missing = document.store.missing_vectors([working.document_id], MODEL)
     document.post("cancel")
     claim = document.walk.claim
     for write in (
@@ -256,7 +256,7 @@ def test_a_run_that_holds_a_cancelled_document_writes_nothing_more(upload: Uploa
     ):
         with pytest.raises(ClaimLostError):
             write()
-    assert document.store.missing_vectors([working.document_id]) == missing
+    assert document.store.missing_vectors([working.document_id], MODEL) == missing
     assert document.now()["state"] == "cancelled"
 
 

@@ -10,7 +10,7 @@ from conftest import DatabaseUrls
 from document_journey import Journey
 from running_api import KEY, OTHER_KEY, OTHER_OWNER, OWNER, RunningApi
 
-TABLES = ("documents", "upload_jobs", "events", "document_chunks", "document_vectors")
+TABLES = ("documents", "upload_jobs", "events", "document_chunks", "owned_vectors")
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_a_document_lives_from_upload_to_search(database_urls: DatabaseUrls, sto
     (document,) = store.load([document_id])
     assert (document.state, document.chunk_count, document.token_count) == (State.CHUNKS_STORED, 3, 9)
     store.embedding_started(claim, [document.document_id])
-    missing = store.missing_vectors([document_id])
+    missing = store.missing_vectors([document_id], MODEL)
     store.store_vectors(claim, missing, vectors_for(3), MODEL)
     store.embeddings_stored(claim, [store.load([document_id])[0].document_id])
     store.promote(claim, [store.load([document_id])[0].document_id], MODEL, accept_all)

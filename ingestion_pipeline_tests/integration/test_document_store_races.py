@@ -177,7 +177,7 @@ def test_vectors_that_another_run_copies_at_this_moment_can_be_stored(
     Walk(store, earlier).to(State.COMPLETE)
     walk = Walk(store, later)
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    missing = store.missing_vectors([later])
+    missing = store.missing_vectors([later], MODEL)
     with closing(psycopg2.connect(database_urls.worker)) as stale:
         assert len(list(queries().reuse_vectors(stale, document_ids=[later], model=MODEL))) == 3
         with ThreadPoolExecutor(1) as pool:
@@ -185,7 +185,7 @@ def test_vectors_that_another_run_copies_at_this_moment_can_be_stored(
             wait_for(lambda: sql(database_urls.owner, WAITING) != [(0,)], "storing to wait")
             stale.commit()
             storing.result(timeout=20)
-    assert store.vector_facts([later])[later].vectors == 3
+    assert store.vector_facts([later], MODEL)[later].vectors == 3
 
 
 def test_many_runs_chunk_embed_and_promote_their_documents_side_by_side(

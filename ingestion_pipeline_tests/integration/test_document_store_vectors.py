@@ -133,7 +133,7 @@ def test_chunking_anew_replaces_the_buffer_vectors_included(owner: str, store: P
     walk = Walk(store, document_id, texts=["Only one."])
     walk.to(State.CHUNKS_STORED)
     assert [chunk.text for chunk in buffered_chunks(owner, document_id)] == ["Only one."]
-    assert len(stored_halves(owner, "document_vector_buffer", document_id)) == 0
+    assert [text.text for text in store.missing_vectors([document_id], MODEL)] == ["Only one."]
     assert walk.document().chunk_count == 1
 
 
@@ -142,14 +142,20 @@ def test_chunking_anew_keeps_the_vectors_of_texts_that_stay(owner: str, store: P
     walk = Walk(store, document_id, texts=["Stays.", "Goes.", "Stays."])
     walk.to(State.EMBEDDING_IN_PROGRESS)
     walk.store_vectors()
-    bought = stored_halves(owner, "document_vector_buffer", document_id)
+    bought = stored_halves(owner, "document_vectors", document_id)
     sql(owner, "update upload_pipeline.upload_jobs set state = 'cancelled', claimed_by = null, claim_expires_at = null")
     sql(owner, "select upload_pipeline.replay_document(document_id, true) from upload_pipeline.documents")
     anew = Walk(store, document_id, texts=["New.", "Stays."])
-    anew.to(State.CHUNKS_STORED)
-    assert [text.text for text in store.missing_vectors([document_id])] == ["New."]
-    (kept,) = stored_halves(owner, "document_vector_buffer", document_id)
-    assert any((kept == each).all() for each in bought)
+    anew.to(State.EMBEDDING_IN_PROGRESS)
+    assert store.reuse_vectors(anew.claim, [document_id], MODEL) == {document_id: 1}
+    assert [text.text for text in store.missing_vectors([document_id], MODEL)] == ["New."]
+    assert len(stored_halves(owner, "document_vectors", document_id)) == len(bought) + 1
+    anew.store_vectors(seed=5)
+    store.embeddings_stored(anew.claim, [anew.document().document_id])
+    store.promote(anew.claim, [anew.document().document_id], MODEL, accept_all)
+    served = stored_halves(owner, "document_vectors", document_id)
+    assert len(served) == 2  # those of what is no longer there are gone
+    assert any((each == kept).all() for each in served for kept in bought)
 
 
 def test_vectors_are_stored_as_the_half_floats_that_numpy_makes(owner: str, store: PostgresDocumentStore) -> None:
@@ -168,13 +174,13 @@ def test_vectors_are_stored_as_the_half_floats_that_numpy_makes(owner: str, stor
         1.0009765,
         1 / 3,
     ]  # zero, subnormals, largest, ties
-    missing = store.missing_vectors([document_id])
+    missing = store.missing_vectors([document_id], MODEL)
     store.store_vectors(walk.claim, missing, vectors, MODEL)
     for text, vector in zip(missing, vectors, strict=True):
         ((sent, text_form, model, owner_id, sha256),) = sql(
             owner,
             "select halfvec_send(embedding), embedding::text, model, owner_id, chunk_sha256 "
-            "from upload_pipeline.document_vector_buffer where chunk_id = %s",
+            "from upload_pipeline.document_vectors where chunk_id = %s",
             (text.chunk_id,),
         )
         assert bytes(sent)[4:] == vector.astype(np.float16).astype(">f2").tobytes()
@@ -189,21 +195,21 @@ def test_vectors_of_any_memory_layout_are_stored_alike(owner: str, store: Postgr
     walk.to(State.EMBEDDING_IN_PROGRESS)
     vectors = vectors_for(6)
     strided = np.asfortranarray(vectors)[::2]
-    store.store_vectors(walk.claim, store.missing_vectors([document_id]), strided, MODEL)
-    assert sorted_rows(stored_halves(owner, "document_vector_buffer", document_id)) == sorted_rows(vectors[::2])
+    store.store_vectors(walk.claim, store.missing_vectors([document_id], MODEL), strided, MODEL)
+    assert sorted_rows(stored_halves(owner, "document_vectors", document_id)) == sorted_rows(vectors[::2])
 
 
 def test_storing_vectors_twice_is_storing_them_once(owner: str, store: PostgresDocumentStore) -> None:
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    missing = store.missing_vectors([document_id])
+    missing = store.missing_vectors([document_id], MODEL)
     store.store_vectors(walk.claim, missing, vectors_for(3, seed=1), MODEL)
     store.store_vectors(walk.claim, missing[:2], vectors_for(2, seed=2), MODEL)
     expected = [*vectors_for(2, seed=2), vectors_for(3, seed=1)[2]]
-    assert sorted_rows(stored_halves(owner, "document_vector_buffer", document_id)) == sorted_rows(np.array(expected))
-    facts = store.vector_facts([document_id])[document_id]
-    assert (facts.chunks, facts.vectors, facts.foreign_vectors, facts.abnormal_vectors, facts.tokens) == (3, 3, 0, 0, 9)
+    assert sorted_rows(stored_halves(owner, "document_vectors", document_id)) == sorted_rows(np.array(expected))
+    facts = store.vector_facts([document_id], MODEL)[document_id]
+    assert (facts.chunks, facts.vectors, facts.abnormal_vectors, facts.tokens) == (3, 3, 0, 9)
     assert (facts.least_dimensions, facts.most_dimensions) == (DIMENSIONS, DIMENSIONS)
 
 
@@ -211,7 +217,7 @@ def test_vectors_of_a_wrong_size_are_refused_whole(owner: str, store: PostgresDo
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    missing = store.missing_vectors([document_id])
+    missing = store.missing_vectors([document_id], MODEL)
     before = everything(owner, document_id)
     with pytest.raises(psycopg2.errors.DataException, match="expected 1536 dimensions, not 8"):
         store.store_vectors(walk.claim, missing, np.ones((3, 8), dtype=np.float32), MODEL)
@@ -220,20 +226,20 @@ def test_vectors_of_a_wrong_size_are_refused_whole(owner: str, store: PostgresDo
     assert everything(owner, document_id) == before
 
 
-def test_the_facts_tell_vectors_that_are_foreign_or_not_of_unit_length(
+def test_the_facts_leave_out_vectors_of_other_texts_and_tell_those_that_are_not_of_unit_length(
     owner: str, store: PostgresDocumentStore
 ) -> None:
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    empty = store.vector_facts([document_id])[document_id]
+    empty = store.vector_facts([document_id], MODEL)[document_id]
     assert (empty.chunks, empty.vectors, empty.least_dimensions, empty.tokens) == (3, 0, None, 9)
     vectors = vectors_for(3)
     vectors[1] *= 1.1
-    store.store_vectors(walk.claim, store.missing_vectors([document_id]), vectors, MODEL)
+    store.store_vectors(walk.claim, store.missing_vectors([document_id], MODEL), vectors, MODEL)
     sql(owner, "update upload_pipeline.document_chunk_buffer set chunk_sha256 = sha256('x') where ordinal = 2")
-    facts = store.vector_facts([document_id])[document_id]
-    assert (facts.vectors, facts.abnormal_vectors, facts.foreign_vectors) == (3, 1, 1)
+    facts = store.vector_facts([document_id], MODEL)[document_id]
+    assert (facts.vectors, facts.abnormal_vectors) == (2, 1)
 
 
 def test_missing_vectors_are_the_chunks_without_one_by_document_and_position(
@@ -243,12 +249,12 @@ def test_missing_vectors_are_the_chunks_without_one_by_document_and_position(
     walks = [Walk(store, document_id) for document_id in documents]
     for walk in walks:
         walk.to(State.EMBEDDING_IN_PROGRESS)
-    missing = store.missing_vectors(documents[::-1])
+    missing = store.missing_vectors(documents[::-1], MODEL)
     assert [(text.document_id, text.text) for text in missing] == [(d, text) for d in documents for text in TEXTS]
     assert [text.chunk_sha256 for text in missing] == [sha256_of(text) for text in TEXTS] * 2
     assert {(text.owner_id, text.token_count) for text in missing} == {(OWNER, 3)}
     store.store_vectors(walks[0].claim, [missing[1]], vectors_for(1), MODEL)
-    assert store.missing_vectors(documents) == [missing[0], *missing[2:]]
+    assert store.missing_vectors(documents, MODEL) == [missing[0], *missing[2:]]
 
 
 def complete(
@@ -271,25 +277,25 @@ def test_vectors_are_reused_within_owner_and_model_only(owner: str, store: Postg
     walk = Walk(store, document_id, [*TEXTS, TEXTS[0]])  # the first text twice
     walk.to(State.EMBEDDING_IN_PROGRESS)
     assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {document_id: 2}
-    assert [text.text for text in store.missing_vectors([document_id])] == [TEXTS[1], TEXTS[2]]
+    assert [text.text for text in store.missing_vectors([document_id], MODEL)] == [TEXTS[1], TEXTS[2]]
     paid_for = vectors_for(2, seed=1)[:1]
-    assert sorted_rows(stored_halves(owner, "document_vector_buffer", document_id)) == sorted_rows(paid_for) * 2
+    assert sorted_rows(stored_halves(owner, "document_vectors", document_id)) == sorted_rows(paid_for) * 2
     assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {}  # nothing is left to reuse
     assert store.reuse_vectors(walk.claim, [], MODEL) == {}
 
 
-def test_a_change_of_the_model_discards_what_was_half_done(owner: str, store: PostgresDocumentStore) -> None:
+def test_after_a_change_of_the_model_every_chunk_gets_another_vector(owner: str, store: PostgresDocumentStore) -> None:
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    store.store_vectors(walk.claim, store.missing_vectors([document_id])[:2], vectors_for(2), MODEL)
+    store.store_vectors(walk.claim, store.missing_vectors([document_id], MODEL)[:2], vectors_for(2), MODEL)
     assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {}
-    assert len(store.missing_vectors([document_id])) == 1
+    assert len(store.missing_vectors([document_id], MODEL)) == 1
     assert store.reuse_vectors(walk.claim, [document_id], OTHER_MODEL) == {}
-    assert len(store.missing_vectors([document_id])) == 3
+    assert len(store.missing_vectors([document_id], OTHER_MODEL)) == 3
 
 
-def test_promotion_serves_what_was_buffered_and_empties_the_buffers(owner: str, store: PostgresDocumentStore) -> None:
+def test_promotion_serves_what_was_buffered_and_empties_the_buffer(owner: str, store: PostgresDocumentStore) -> None:
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDINGS_STORED)
@@ -306,8 +312,7 @@ def test_promotion_serves_what_was_buffered_and_empties_the_buffers(owner: str, 
         (c.chunk_id, c.ordinal, c.text, c.start, c.end, list(c.heading_path)) for c in chunks_of(document_id)
     ]
     assert sorted_rows(stored_halves(owner, "document_vectors", document_id)) == sorted_rows(vectors_for(3))
-    for table in ("document_chunk_buffer", "document_vector_buffer"):
-        assert sql(owner, f"select count(*) from upload_pipeline.{table}") == [(0,)]
+    assert sql(owner, "select count(*) from upload_pipeline.document_chunk_buffer") == [(0,)]
     assert sql(owner, "select content_sha256 from upload_pipeline.documents")[0][0].tobytes() == seen[0].content_sha256
 
 
@@ -326,15 +331,14 @@ def test_a_promotion_that_is_not_accepted_leaves_everything_as_it_was(owner: str
 
 
 @pytest.mark.parametrize(
-    ("table", "change"),
+    "change",
     [
-        ("document_vectors", "new.embedding := new.embedding + new.embedding"),
-        ("document_chunks", "new.text := new.text || new.text"),
-        ("document_chunks", "new.heading_path := array[new.text]"),
-        ("document_chunks", "new.end_offset := new.end_offset + 1"),
+        "new.text := new.text || new.text",
+        "new.heading_path := array[new.text]",
+        "new.end_offset := new.end_offset + 1",
     ],
 )
-def test_served_rows_that_differ_are_counted(owner: str, store: PostgresDocumentStore, table: str, change: str) -> None:
+def test_served_rows_that_differ_are_counted(owner: str, store: PostgresDocumentStore, change: str) -> None:
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     walk.to(State.EMBEDDINGS_STORED)
@@ -342,7 +346,7 @@ def test_served_rows_that_differ_are_counted(owner: str, store: PostgresDocument
     sql(
         owner,
         f"create function public.spoil() returns trigger language plpgsql as 'begin {change}; "
-        f"return new; end'; create trigger spoil before insert on upload_pipeline.{table} "
+        "return new; end'; create trigger spoil before insert on upload_pipeline.document_chunks "
         "for each row execute function public.spoil()",
     )
     seen: list[PromotionFacts] = []
@@ -365,7 +369,7 @@ def test_the_fingerprint_is_the_same_whether_hashes_of_vectors_came_with_them_or
 
     for forget in (False, True):
         if forget:
-            sql(owner, "update upload_pipeline.document_vector_buffer set vector_sha256 = null")
+            sql(owner, "update upload_pipeline.document_vectors set vector_sha256 = null")
         with pytest.raises(CheckFailedError):
             store.promote(walk.claim, [document_id], MODEL, look)
     assert seen[0].content_sha256 == seen[1].content_sha256 is not None
@@ -379,7 +383,7 @@ def test_processing_a_complete_document_anew_serves_the_new_chunks_alone(
     walk = Walk(store, document_id, ["Rewritten.", TEXTS[1]])
     walk.claim = str(sql(owner, "select claimed_by from upload_pipeline.upload_jobs")[0][0])
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {document_id: 1}
+    assert store.reuse_vectors(walk.claim, [document_id], MODEL) == {}  # the text that stays has its vector
     walk.store_vectors(seed=9)
     store.embeddings_stored(walk.claim, [walk.document().document_id])
     store.promote(walk.claim, [walk.document().document_id], MODEL, accept_all)

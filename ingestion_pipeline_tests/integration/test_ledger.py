@@ -41,7 +41,7 @@ def test_a_request_for_documents_of_two_owners_is_shared_exactly(
     walks[0].claim = walks[1].claim = "one run"
     for walk in walks:
         walk.to(State.EMBEDDING_IN_PROGRESS)
-    missing = store.missing_vectors([walk.document_id for walk in walks])
+    missing = store.missing_vectors([walk.document_id for walk in walks], MODEL)
     bill = embedding_call(MODEL, 1001, 0.25, missing)
     store.store_vectors("one run", missing, vectors_for(len(missing)), MODEL, bill)
     rows = ledger(database_urls)
@@ -58,7 +58,7 @@ def test_a_request_for_documents_of_two_owners_is_shared_exactly(
 def test_vectors_that_are_not_stored_leave_no_entry(database_urls: DatabaseUrls, store: PostgresDocumentStore) -> None:
     walk = Walk(store, register(database_urls.owner)[0])
     walk.to(State.EMBEDDING_IN_PROGRESS)
-    missing = store.missing_vectors([walk.document_id])
+    missing = store.missing_vectors([walk.document_id], MODEL)
     with pytest.raises(ClaimLostError):
         store.store_vectors("another run", missing, vectors_for(3), MODEL, embedding_call(MODEL, 9, 0.1, missing))
     assert ledger(database_urls) == []

@@ -11,11 +11,14 @@ from pathlib import Path
 import psycopg2
 import pytest
 from conftest import DatabaseUrls, PostgresServer
-from stored_documents import WAITING, sql, wait_for
+from stored_documents import MODEL, WAITING, Walk, accept_all, register, sql, wait_for
 
 from ingestion_pipeline.adapters.postgres import migrations
+from ingestion_pipeline.adapters.postgres.connection import Database
+from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.migrations import Migrator
 from ingestion_pipeline.adapters.postgres.queries import SQL_ROOT
+from ingestion_pipeline.domain import State
 from ingestion_pipeline.errors import MigrationError
 
 NAMES = sorted(path.name for path in (SQL_ROOT / "migrations").glob("*.sql"))
@@ -92,6 +95,26 @@ def test_each_migration_is_undone_by_its_down_part_and_gives_the_same_schema_aga
     assert tables(empty_database_url) == {"public.ingestion_schema_checksums", "public.ingestion_schema_migrations"}
     migrator.migrate()
     assert definition(empty_database_url) == definitions[-1]
+
+
+def test_vectors_survive_their_way_into_one_table_and_back(database_urls: DatabaseUrls) -> None:
+    database = Database(database_urls.worker, application_name="test")
+    store = PostgresDocumentStore(database, actor="run", claim_seconds=60.0)
+    served, underway = (Walk(store, document_id) for document_id in register(database_urls.owner, sizes=[1, 1]))
+    served.to(State.COMPLETE)
+    underway.to(State.EMBEDDINGS_STORED)
+    vectors = "select chunk_id, model, chunk_sha256, embedding::text from upload_pipeline.document_vectors order by 1"
+    counts = "select document_id, count(*) from upload_pipeline.{} group by 1"
+    before = sql(database_urls.owner, vectors)
+    migrator = Migrator(database_urls.owner)
+    while any("vectors_once" in migration.name and migration.applied for migration in migrator.status()):
+        migrator.rollback()
+    assert sql(database_urls.owner, counts.format("document_vectors")) == [(served.document_id, 3)]
+    assert sql(database_urls.owner, counts.format("document_vector_buffer")) == [(underway.document_id, 3)]
+    migrator.migrate()
+    assert sql(database_urls.owner, vectors) == before
+    store.promote(underway.claim, [underway.document_id], MODEL, accept_all)
+    database.close()
 
 
 def test_migrating_a_migrated_database_changes_nothing(database_urls: DatabaseUrls) -> None:

@@ -142,14 +142,14 @@ def test_counting_the_batches_at_work_reads_claimed_documents_only(crowded: Data
         ("record_retired", {}),
         ("reuse_vectors", {"model": MODEL}),
         ("missing_vectors", {"model": MODEL, "most": 1000}),
-        ("vector_facts", {}),
+        ("vector_facts", {"model": MODEL}),
+        ("documents_with_vectors", {}),
         ("clear_chunk_buffer", {}),
         ("drop_stale_chunks", {}),
         ("promote_chunks", {}),
-        ("promote_vectors", {}),
         ("promotion_facts", {"model": MODEL}),
-        ("discard_vectors_of_other_models", {"model": MODEL}),
-        ("document_spending", {}),
+        ("drop_outdated_vectors", {}),
+        ("document_spending", {"model": MODEL}),
     ],
 )
 def test_a_statement_of_a_run_reads_its_documents_and_no_others(
@@ -171,8 +171,8 @@ def flooded(postgres_server: Any) -> Iterator[DatabaseUrls]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("reuse_vectors", "missing_vectors", "vector_facts", "drop_stale_chunks", "promote_chunks", "promote_vectors"),
-        *("drop_outdated_vectors", "promotion_facts", "discard_vectors_of_other_models", "clear_chunk_buffer"),
+        *("reuse_vectors", "missing_vectors", "vector_facts", "drop_stale_chunks", "promote_chunks", "promotion_facts"),
+        *("drop_outdated_vectors", "documents_with_vectors", "document_spending", "clear_chunk_buffer"),
     ],
 )
 def test_in_a_flood_a_run_reads_no_other_documents_either(flooded: DatabaseUrls, name: str) -> None:
@@ -185,12 +185,12 @@ def test_in_a_flood_a_run_reads_no_other_documents_either(flooded: DatabaseUrls,
 @pytest.mark.parametrize(
     ("name", "indexes"),
     [
-        ("vector_facts", {"document_chunk_buffer_document_id_ordinal_key", "document_vector_buffer_pkey"}),
+        ("vector_facts", {"document_chunk_buffer_pkey", "document_vectors_pkey"}),
         (
             "promotion_facts",
             {
-                *("document_chunk_buffer_document_id_ordinal_key", "document_vector_buffer_pkey"),
-                *("document_chunks_document_id_ordinal_key", "document_chunks_pkey", "document_vectors_pkey"),
+                *("document_chunk_buffer_pkey", "document_vectors_pkey"),
+                *("document_chunks_document_id_ordinal_key", "document_chunks_pkey"),
             },
         ),
     ],
@@ -308,7 +308,7 @@ def test_what_was_spent_on_one_day_is_added_up_from_an_index(crowded: DatabaseUr
 
 
 def test_a_search_of_a_small_owner_compares_this_owners_vectors_only(crowded: DatabaseUrls) -> None:
-    parameters = {"owner_id": SMALL_OWNER, "query": str([1.0] * 1536), "model": MODEL, "limit": 10}
+    parameters = {"owner_id": SMALL_OWNER, "query": str([1.0] * 1536), "model": MODEL, "limit": 10, "is_exact": False}
     plan = plan_of(crowded.api, "search", parameters, owner=SMALL_OWNER)
     assert plan.indexes >= {"document_vectors_by_content", "document_chunks_pkey", "documents_pkey"}
     assert plan.scanned == set()

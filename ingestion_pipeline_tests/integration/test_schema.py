@@ -259,6 +259,7 @@ def test_deleting_a_document_takes_all_that_belongs_to_it(
     database_urls: DatabaseUrls, document_id: UUID, store: PostgresDocumentStore
 ) -> None:
     Walk(store, document_id).to(State.COMPLETE)
+    Walk(store, register(database_urls.owner)[0]).to(State.EMBEDDINGS_STORED)
     sql(database_urls.owner, "delete from upload_pipeline.documents")
-    for table in ("upload_jobs", "events", "document_chunks", "document_vectors"):
+    for table in ("upload_jobs", "events", "document_chunk_buffer", "document_chunks", "document_vectors"):
         assert sql(database_urls.owner, f"select count(*) from upload_pipeline.{table}") == [(0,)]

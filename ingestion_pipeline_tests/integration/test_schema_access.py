@@ -17,9 +17,9 @@ from ingestion_pipeline.adapters.postgres.document_store import PostgresDocument
 from ingestion_pipeline.domain import State, sha256_of
 
 READABLE = (
-    "documents", "upload_jobs", "events", "document_chunks", "document_vectors", "provider_usage",
+    "documents", "upload_jobs", "events", "document_chunks", "owned_vectors", "provider_usage",
 )  # fmt: skip
-CLOSED = ("document_chunk_buffer", "document_vector_buffer")
+CLOSED = ("document_chunk_buffer", "document_vectors")
 HISTORY_WRITES = (
     "insert into upload_pipeline.events (document_id, owner_id, actor, to_state, correlation_id, attempt) "
     "select document_id, owner_id, 'me', 'complete', correlation_id, 0 from upload_pipeline.upload_jobs",
@@ -68,7 +68,7 @@ def test_every_table_with_an_owner_has_row_level_security_or_is_closed_to_the_ap
     with_owner = sql(
         populated.owner,
         "select c.relname, c.relrowsecurity from pg_class as c join pg_attribute as a on a.attrelid = c.oid "
-        "where c.relnamespace = 'upload_pipeline'::regnamespace and c.relkind = 'r' and a.attname = 'owner_id'",
+        "where c.relnamespace = 'upload_pipeline'::regnamespace and c.relkind in ('r', 'p') and a.attname = 'owner_id'",
     )
     assert set(with_owner) == {*((table, True) for table in READABLE), *((table, False) for table in CLOSED)}
     for table in CLOSED:
@@ -77,7 +77,7 @@ def test_every_table_with_an_owner_has_row_level_security_or_is_closed_to_the_ap
 
 
 def test_the_api_counts_the_buffered_vectors_of_its_owners_documents_alone(api: Any, populated: DatabaseUrls) -> None:
-    buffered = "select document_id, owner_id from upload_pipeline.document_vector_buffer group by 1, 2"
+    buffered = "select document_id, owner_id from upload_pipeline.document_chunk_buffer group by 1, 2"
     for document_id, owner_id in sql(populated.owner, buffered):
         api.execute("select upload_pipeline.count_buffered_vectors(%s)", (document_id,))
         assert api.fetchone() == (3 if owner_id == OWNER else 0,)
@@ -118,7 +118,7 @@ def test_an_owner_of_one_transaction_is_forgotten_in_the_next_of_the_same_connec
         "select * from upload_pipeline.webhook_deliveries",
         "insert into upload_pipeline.webhook_deliveries values ('llamaparse', 'event', 'parse.success', 'job')",
         "select * from upload_pipeline.document_chunk_buffer",
-        "select * from upload_pipeline.document_vector_buffer",
+        "select * from upload_pipeline.document_vectors",
         "select * from upload_pipeline.ingestion_batches",
         "select upload_pipeline.apply_parse_outcome('job', 'success')",
         "select upload_pipeline.replay_document(document_id, true) from upload_pipeline.documents",

@@ -57,13 +57,13 @@ def stored(request: Any, database_urls: DatabaseUrls) -> Iterator[Stored]:
     api.close()
 
 
-def test_vectors_go_through_buffer_and_promotion_to_search_unchanged(stored: Stored) -> None:
+def test_vectors_go_through_promotion_to_search_unchanged(stored: Stored) -> None:
     (document_id,) = register(stored.urls.owner)
     walk = Walk(stored.store, document_id)
     walk.to(State.EMBEDDINGS_STORED)
     expected = sorted(vectors_for(3).astype(NUMBERS[stored.precision][1]).tolist())
-    assert stored.numbers("document_vector_buffer") == expected
-    facts = stored.store.vector_facts([document_id])[document_id]
+    assert stored.numbers("document_vectors") == expected
+    facts = stored.store.vector_facts([document_id], MODEL)[document_id]
     assert (facts.vectors, facts.abnormal_vectors, facts.least_dimensions, facts.most_dimensions) == (3, 0, 1536, 1536)
     seen: list[PromotionFacts] = []
     stored.store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: seen.append(facts))
@@ -97,7 +97,8 @@ def test_vectors_are_reused_in_their_precision(stored: Stored) -> None:
             stored.store.embeddings_stored(walk.claim, [walk.document().document_id])
             stored.store.promote(walk.claim, [walk.document().document_id], MODEL, lambda _, facts: None)
     assert reused == {document_id: 3}
-    assert stored.numbers("document_vector_buffer") == stored.numbers("document_vectors")
+    numbers = stored.numbers("document_vectors")
+    assert numbers[::2] == numbers[1::2] == sorted(vectors_for(3).astype(NUMBERS[stored.precision][1]).tolist())
 
 
 def test_a_store_set_to_the_other_precision_writes_nothing_and_names_the_setting(stored: Stored) -> None:
@@ -107,7 +108,7 @@ def test_a_store_set_to_the_other_precision_writes_nothing_and_names_the_setting
     before = everything(stored.urls.owner, document_id)
     database = Database(stored.urls.worker, application_name="test")
     other = PostgresDocumentStore(database, actor="run", claim_seconds=60.0, precision=OTHER[stored.precision])
-    texts = other.missing_vectors([document_id])
+    texts = other.missing_vectors([document_id], MODEL)
     try:
         with pytest.raises(ConfigurationError, match="INGEST_VECTOR_PRECISION") as caught:
             other.store_vectors(walk.claim, texts, vectors_for(3), MODEL)
@@ -142,7 +143,7 @@ def test_vectors_are_kept_in_their_rows_in_either_precision(stored: Stored) -> N
     storages = sql(
         stored.urls.owner,
         "select c.relname, a.attstorage::text from pg_attribute as a join pg_class as c on c.oid = a.attrelid "
-        "where a.attname = 'embedding' and c.relname in ('document_vectors', 'document_vector_buffer')",
+        "where a.attname = 'embedding' and c.relname in ('document_vectors', 'owned_vectors')",
     )
     assert {storage for _, storage in storages} == {"p"}
     assert len(storages) == 2

@@ -8,13 +8,15 @@ from uuid import UUID
 import numpy as np
 import pytest
 from conftest import DatabaseUrls
-from stored_documents import MODEL, OTHER_OWNER, OWNER, sql
+from stored_documents import MODEL, OTHER_OWNER, OWNER, Walk, register, sql, vectors_for
 from vector_library import add_vectors, analyse, topical_vectors
 
 from ingestion_pipeline.adapters.postgres.catalogue import PostgresCatalogue
 from ingestion_pipeline.adapters.postgres.connection import Database
+from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.adapters.postgres.queries import queries
 from ingestion_pipeline.adapters.postgres.vector_index import BuildOptions, VectorIndex
+from ingestion_pipeline.domain import State
 
 THIRD_OWNER = UUID(int=3)
 SHARES = {OWNER: 4800, OTHER_OWNER: 1185, THIRD_OWNER: 15}
@@ -48,10 +50,8 @@ class Library:
         database = Database(self.urls.api, application_name="test")
         with database.transaction(actor="test", owner_id=owner) as connection, connection.cursor() as cursor:
             queries().prepare_search(connection, candidates="100")
-            if exact:
-                queries().forbid_index_scans(connection)
             text = str(topical_vectors(1, seed=5)[0].tolist())
-            parameters = {"owner_id": owner, "query": text, "model": MODEL, "limit": 10}
+            parameters = {"owner_id": owner, "query": text, "model": MODEL, "limit": 10, "is_exact": exact}
             cursor.execute("explain " + queries().search.sql, parameters)
             plan = "\n".join(row[0] for row in cursor.fetchall())
         database.close()
@@ -140,4 +140,22 @@ def test_vectors_that_come_after_the_index_are_found(indexed: Library) -> None:
     try:
         assert [indexed.found(OWNER, vector, limit=1)[0] for vector in late] == chunks
     finally:
-        sql(indexed.urls.owner, "delete from upload_pipeline.document_chunks where chunk_id = any(%s)", (chunks,))
+        for table in ("document_chunks", "document_vectors"):
+            sql(indexed.urls.owner, f"delete from upload_pipeline.{table} where chunk_id = any(%s)", (chunks,))
+
+
+def test_vectors_of_documents_on_their_way_are_passed_over_however_many_are_nearer(
+    database_urls: DatabaseUrls,
+) -> None:
+    worker, api = (Database(url, application_name="test") for url in (database_urls.worker, database_urls.api))
+    store, catalogue = PostgresDocumentStore(worker, actor="run", claim_seconds=60.0), PostgresCatalogue(api)
+    served, *unserved = register(database_urls.owner, sizes=[1] * 9)
+    Walk(store, served).to(State.COMPLETE)
+    for document_id in unserved:
+        Walk(store, document_id).to(State.EMBEDDINGS_STORED)
+    hits = catalogue.search(OWNER, vector=vectors_for(3)[0].tolist(), model=MODEL, limit=2)
+    assert [(hit.document_id, hit.ordinal) for hit in hits][:1] == [(served, 0)]
+    assert len(hits) == 2
+    assert len(catalogue.search(OWNER, vector=vectors_for(3)[0].tolist(), model=MODEL, limit=50)) == 3
+    worker.close()
+    api.close()

@@ -27,12 +27,7 @@ BUFFER_AGAIN = """
     select
         chunk_id, document_id, owner_id, ordinal, start_offset, end_offset, first_page, last_page, heading_path,
         token_count, chunk_sha256, text
-    from upload_pipeline.document_chunks where document_id = %(id)s;
-    insert into upload_pipeline.document_vector_buffer (
-        chunk_id, document_id, owner_id, model, chunk_sha256, embedding
-    )
-    select chunk_id, document_id, owner_id, model, chunk_sha256, embedding
-    from upload_pipeline.document_vectors where document_id = %(id)s
+    from upload_pipeline.document_chunks where document_id = %(id)s
 """
 
 
@@ -95,7 +90,7 @@ class AuditedPipeline:
 
     def everything(self) -> list[dict[str, Any]]:
         """All rows that an audit might change."""
-        tables = ("documents", "upload_jobs", "events", "document_chunk_buffer", "document_vector_buffer",
+        tables = ("documents", "upload_jobs", "events", "document_chunk_buffer",
                   "document_chunks", "document_vectors", "ingestion_batches")  # fmt: skip
         return [
             row
@@ -117,10 +112,9 @@ class AuditedPipeline:
         """A complete document as it was in an earlier state, with the buffers of that state."""
         if state not in ("parse_validated", "failed_chunking"):
             self.damage(BUFFER_AGAIN, document_id)
-        if state == "chunks_stored":
-            self.damage("delete from upload_pipeline.document_vector_buffer where document_id = %(id)s", document_id)
+        if state in ("parse_validated", "failed_chunking", "chunks_stored"):
+            self.damage("delete from upload_pipeline.document_vectors where document_id = %(id)s", document_id)
         self.damage("delete from upload_pipeline.document_chunks where document_id = %(id)s", document_id)
-        self.damage("delete from upload_pipeline.document_vectors where document_id = %(id)s", document_id)
         self.damage(
             "update upload_pipeline.documents set completed_at = null, content_sha256 = null, embedding_model = null"
             " where document_id = %(id)s",

@@ -18,12 +18,12 @@ VECTOR = (
     " where b.document_id = %(id)s and b.ordinal = 1)"
 )
 WITHOUT_CHUNK = (
-    f"delete from upload_pipeline.document_vector_buffer {VECTOR};"
-    f" delete from upload_pipeline.document_chunk_buffer {CHUNK}"
+    f"delete from upload_pipeline.document_vectors {VECTOR}; delete from upload_pipeline.document_chunk_buffer {CHUNK}"
 )
 EDITED = f"update upload_pipeline.document_chunk_buffer set text = text || '!' {CHUNK}"
-FOREIGN = f"update upload_pipeline.document_vector_buffer set chunk_sha256 = sha256('other') {VECTOR}"
-WITHOUT_VECTOR = f"delete from upload_pipeline.document_vector_buffer {VECTOR}"
+UNFIT = f"update upload_pipeline.document_vectors set embedding = embedding + embedding {VECTOR}"
+OF_OTHER_TEXT = f"update upload_pipeline.document_vectors set chunk_sha256 = sha256('other') {VECTOR}"
+WITHOUT_VECTOR = f"delete from upload_pipeline.document_vectors {VECTOR}"
 LOST_CHUNK = {"chunks_miscounted", "chunks_differ_from_text"}
 # The state, what is done to the buffers, what is found, where the document is taken, and by which way.
 DAMAGE = {
@@ -34,7 +34,7 @@ DAMAGE = {
                  ["failed_embedding", "parse_validated"]),
     "edited and wrongly embedded": (
         "embeddings_stored",
-        f"{EDITED}; update upload_pipeline.document_vector_buffer as v set embedding = v.embedding + v.embedding"
+        f"{EDITED}; update upload_pipeline.document_vectors as v set embedding = v.embedding + v.embedding"
         " from upload_pipeline.document_chunk_buffer as b"
         " where b.document_id = %(id)s and b.ordinal = 2 and v.chunk_id = b.chunk_id",
         {"chunks_altered", "vectors_unfit"},
@@ -43,9 +43,11 @@ DAMAGE = {
     ),
     "given up": ("failed_embedding", WITHOUT_CHUNK, {*LOST_CHUNK, "partition_untold"}, "parse_validated",
                  ["parse_validated"]),
-    "half embedded": ("embedding_in_progress", FOREIGN, {"vectors_unfit"}, "embedding_in_progress", []),
-    "wrongly embedded": ("embeddings_stored", FOREIGN, {"vectors_unfit"}, "chunks_stored",
+    "half embedded": ("embedding_in_progress", UNFIT, {"vectors_unfit"}, "embedding_in_progress", []),
+    "wrongly embedded": ("embeddings_stored", UNFIT, {"vectors_unfit"}, "chunks_stored",
                          ["failed_embedding", "chunks_stored"]),
+    "with a vector of another text": ("embeddings_stored", OF_OTHER_TEXT, {"vectors_missing"}, "chunks_stored",
+                                      ["failed_embedding", "chunks_stored"]),
     "not all embedded": ("embeddings_stored", WITHOUT_VECTOR, {"vectors_missing"}, "chunks_stored",
                          ["failed_embedding", "chunks_stored"]),
 }  # fmt: skip

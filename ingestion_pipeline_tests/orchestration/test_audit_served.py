@@ -34,7 +34,7 @@ DAMAGE = {
     ),
     "a chunk was replaced, hash and all": (
         f"update upload_pipeline.document_chunks set text = 'x', chunk_sha256 = sha256('x') {OF_CHUNK}",
-        {"chunks_differ_from_text", "vectors_unfit", "served_altered"},
+        {"chunks_differ_from_text", "vectors_missing", "vectors_outdated", "served_altered"},
         True,
     ),
     "a chunk was moved": (

@@ -79,9 +79,9 @@ def test_what_was_cut_just_now_is_not_read_from_the_buffer_again(pipeline: Pipel
     read: list[UUID] = []
 
     class Counted(Around):
-        def missing_vectors(self, document_ids: Sequence[UUID], most: int) -> list[PendingText]:
+        def missing_vectors(self, document_ids: Sequence[UUID], model: str, most: int) -> list[PendingText]:
             read.extend(document_ids)
-            found: list[PendingText] = self._real.missing_vectors(document_ids, most)
+            found: list[PendingText] = self._real.missing_vectors(document_ids, model, most)
             return found
 
     text = document_text("twin", paragraphs=30)
@@ -123,7 +123,7 @@ def test_vectors_of_the_wrong_shape_are_not_stored_and_asked_for_again(pipeline:
     pipeline.mocks.script("openai", "nan_vectors", times=1)
     pipeline.complete()
     assert pipeline.job(document_id)["last_error_code"] == "malformed_response"
-    assert pipeline.rows("select 1 from upload_pipeline.document_vector_buffer") == []
+    assert pipeline.rows("select 1 from upload_pipeline.document_vectors") == []
     pipeline.due_now()
     assert only(pipeline.process()).success
     assert pipeline.document(document_id).state is State.COMPLETE

@@ -67,7 +67,7 @@ def test_a_run_that_stops_while_it_embeds_keeps_what_is_answered_and_pays_for_no
     assert states(pipeline) == [
         {"state": "embedding_in_progress", "claimed": False, "attempts": 0, "documents": len(documents)}
     ]
-    [stored] = pipeline.rows("select count(*)::integer as vectors from upload_pipeline.document_vector_buffer")
+    [stored] = pipeline.rows("select count(*)::integer as vectors from upload_pipeline.document_vectors")
     assert stored["vectors"] == paid > 0
 
     pipeline.process()

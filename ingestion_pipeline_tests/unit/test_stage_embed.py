@@ -116,7 +116,6 @@ def test_vectors_of_another_shape_fail(shape: tuple[int, ...]) -> None:
 COMPLETE = VectorFacts(
     chunks=3,
     vectors=3,
-    foreign_vectors=0,
     abnormal_vectors=0,
     least_dimensions=1536,
     most_dimensions=1536,
@@ -134,11 +133,10 @@ def test_a_document_whose_chunks_all_have_their_own_vector_may_go_on() -> None:
     ("changes", "problem"),
     [
         ({"vectors": 1}, "2 of 3 chunks have no vector"),
-        ({"foreign_vectors": 2}, "2 vectors are of another text"),
         ({"abnormal_vectors": 1}, "1 vectors are not of unit length"),
         ({"least_dimensions": 512}, "dimensions are 512 to 1536, not 1536"),
         ({"most_dimensions": 3072}, "dimensions are 1536 to 3072, not 1536"),
-        ({"foreign_vectors": 1, "vectors": 2}, "1 of 3 chunks have no vector; 1 vectors are of another text"),
+        ({"abnormal_vectors": 1, "vectors": 2}, "1 of 3 chunks have no vector; 1 vectors are not of unit length"),
     ],
 )
 def test_vectors_that_are_missing_or_unfit_stop_their_document(changes: dict[str, int], problem: str) -> None:
@@ -148,5 +146,5 @@ def test_vectors_that_are_missing_or_unfit_stop_their_document(changes: dict[str
 
 
 def test_a_document_without_chunks_goes_no_further() -> None:
-    nothing = VectorFacts(0, 0, 0, 0, None, None, 0)
+    nothing = VectorFacts(0, 0, 0, None, None, 0)
     assert check_vectors_complete(nothing, 1536).message == "there are no chunks"

@@ -16,8 +16,8 @@ order by d.document_id
 limit :limit;
 
 -- name: document_facts
--- What the rows say of documents: one snapshot, so that a run at work is never seen half-way. A vector counts as unfit if it
--- belongs to another text or is not of unit length.
+-- What the rows say of documents: one snapshot, so that a run at work is never seen half-way. A vector belongs to the text whose
+-- hash it has: those that fit no served chunk are counted as outdated.
 select
     d.document_id, d.owner_id, d.size_bytes, d.sha256, d.object_key, d.parsed_key, d.parsed_sha256,
     d.page_numbers, d.page_starts, d.chunk_count, d.content_sha256, d.embedding_model,
@@ -46,10 +46,18 @@ cross join lateral (
         count(*) as chunks,
         count(*) filter (where sha256(convert_to(b.text, 'UTF8')) <> b.chunk_sha256) as altered,
         count(v.chunk_id) as vectors,
-        count(*) filter (where v.chunk_sha256 <> b.chunk_sha256 or abs(vector_norm(v.embedding::vector) - 1) > 0.01) as unfit,
-        count(*) filter (where b.owner_id <> d.owner_id or v.owner_id <> d.owner_id) as foreign_rows
+        count(*) filter (where v.is_unfit) as unfit,
+        count(*) filter (where b.owner_id <> d.owner_id or v.is_foreign) as foreign_rows
     from upload_pipeline.document_chunk_buffer as b
-    left join upload_pipeline.document_vector_buffer as v on v.chunk_id = b.chunk_id
+    left join lateral (
+        select
+            w.chunk_id,
+            bool_or(abs(vector_norm(w.embedding::vector) - 1) > 0.01) as is_unfit,
+            bool_or(w.owner_id <> d.owner_id) as is_foreign
+        from upload_pipeline.document_vectors as w
+        where w.document_id = d.document_id and w.chunk_id = b.chunk_id and w.chunk_sha256 = b.chunk_sha256
+        group by w.chunk_id
+    ) as v on true
     where b.document_id = d.document_id
 ) as buffered
 cross join lateral (
@@ -70,10 +78,15 @@ cross join lateral (
             c.chunk_sha256,
             sha256(convert_to(c.text, 'UTF8')) as text_sha256,
             sha256(upload_pipeline.vector_bytes(v.embedding)) as vector_sha256,
-            v.chunk_sha256 <> c.chunk_sha256 or abs(vector_norm(v.embedding::vector) - 1) > 0.01 as is_unfit,
+            abs(vector_norm(v.embedding::vector) - 1) > 0.01 as is_unfit,
             c.owner_id <> d.owner_id or v.owner_id <> d.owner_id as is_foreign
         from upload_pipeline.document_chunks as c
-        left join upload_pipeline.document_vectors as v on v.chunk_id = c.chunk_id and v.model = d.embedding_model
+        left join upload_pipeline.document_vectors as v
+            on
+                v.document_id = d.document_id
+                and v.chunk_id = c.chunk_id
+                and v.model = d.embedding_model
+                and v.chunk_sha256 = c.chunk_sha256
         where c.document_id = d.document_id
         offset 0 -- each hash is computed once
     ) as s
@@ -81,11 +94,12 @@ cross join lateral (
 cross join lateral (
     select count(*) as vectors
     from upload_pipeline.document_vectors as v
-    inner join upload_pipeline.document_chunks as c on c.chunk_id = v.chunk_id
     where
         v.document_id = d.document_id
-        and v.chunk_sha256 <> c.chunk_sha256
-        and v.model is distinct from d.embedding_model
+        and not exists (
+            select from upload_pipeline.document_chunks as c
+            where c.chunk_id = v.chunk_id and c.chunk_sha256 = v.chunk_sha256 offset 0
+        )
 ) as outdated
 where d.document_id = any(:document_ids);
 
@@ -286,24 +300,34 @@ set owner_id = d.owner_id
 from upload_pipeline.documents as d
 where j.document_id = :document_id and d.document_id = j.document_id;
 
--- name: drop_served_rows!
--- Chunks and vectors that search must not find; what is right of them comes back when the document is built anew.
+-- name: drop_served_chunks!
+-- What search must not find; what is right of it comes back when the document is built anew.
 delete from upload_pipeline.document_chunks as c
 where c.document_id = :document_id;
 
 -- name: drop_served_vectors!
--- Vectors of which it is not known that they are right: they would be reused.
+-- Vectors of which it is not known that they are right: they would be reused. Those that a document at work has bought stay.
 delete from upload_pipeline.document_vectors as v
-where v.document_id = :document_id;
-
--- name: drop_unfit_buffered_vectors!
--- Vectors of the buffer that belong to another text or are not of unit length.
-delete from upload_pipeline.document_vector_buffer as v
-using upload_pipeline.document_chunk_buffer as b
 where
     v.document_id = :document_id
-    and b.chunk_id = v.chunk_id
-    and (v.chunk_sha256 <> b.chunk_sha256 or abs(vector_norm(v.embedding::vector) - 1) > 0.01);
+    and not exists (
+        select from upload_pipeline.upload_jobs as j
+        inner join upload_pipeline.document_chunk_buffer as b on b.document_id = j.document_id
+        where
+            j.document_id = v.document_id
+            and j.state <> 'complete'
+            and b.chunk_id = v.chunk_id
+            and b.chunk_sha256 = v.chunk_sha256
+    );
+
+-- name: drop_unfit_vectors!
+-- Vectors of a document that are not of unit length or another owner's.
+delete from upload_pipeline.document_vectors as v
+using upload_pipeline.documents as d
+where
+    v.document_id = :document_id
+    and d.document_id = v.document_id
+    and (v.owner_id <> d.owner_id or abs(vector_norm(v.embedding::vector) - 1) > 0.01);
 
 -- name: set_aside!
 -- What is stored of a document at work is damaged: a dead letter, from which the same transaction sends it back.

@@ -20,7 +20,7 @@ from jsonb_to_recordset(:rows::jsonb) as r (
 where d.document_id = r.document_id;
 
 -- name: clear_chunk_buffer!
--- Chunking anew replaces what an earlier try left, vectors of other texts included.
+-- Chunking anew replaces what an earlier try left; the vectors of texts that stand in the new chunks too are found again.
 delete from upload_pipeline.document_chunk_buffer as b
 where b.document_id = any(:document_ids);
 
@@ -32,42 +32,33 @@ from unnest(:document_ids::uuid[], :chunk_counts::integer[], :token_counts::bigi
 where d.document_id = t.document_id;
 
 -- name: reuse_vectors
--- Vectors of the same text, model and owner that were paid for already, served or just bought; they never leave the database.
-insert into upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, embedding)
+-- Vectors of the same text, model and owner that were paid for already, for whatever document; they never leave the database.
+insert into upload_pipeline.document_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
 select
     b.chunk_id,
     b.document_id,
     b.owner_id,
     :model,
     b.chunk_sha256,
+    known.vector_sha256,
     known.embedding
 from upload_pipeline.document_chunk_buffer as b
 cross join lateral (
-    (
-        select v.embedding
-        from upload_pipeline.document_vectors as v
-        where v.owner_id = b.owner_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256
-        limit 1
-    )
-    union all
-    (
-        select w.embedding
-        from upload_pipeline.document_vector_buffer as w
-        where w.owner_id = b.owner_id and w.model = :model and w.chunk_sha256 = b.chunk_sha256
-        limit 1
-    )
+    select
+        v.vector_sha256,
+        v.embedding
+    from upload_pipeline.document_vectors as v
+    where v.owner_id = b.owner_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256
     limit 1
 ) as known
 where
     b.document_id = any(:document_ids)
-    and not exists (select from upload_pipeline.document_vector_buffer as o where o.chunk_id = b.chunk_id offset 0)
-on conflict (chunk_id) do nothing
+    and not exists (
+        select from upload_pipeline.document_vectors as o
+        where o.document_id = b.document_id and o.chunk_id = b.chunk_id and o.model = :model and o.chunk_sha256 = b.chunk_sha256 offset 0
+    )
+on conflict do nothing
 returning document_id;
-
--- name: discard_vectors_of_other_models!
--- After the model setting changed, half-embedded documents start their vectors over.
-delete from upload_pipeline.document_vector_buffer as v
-where v.document_id = any(:document_ids) and v.model <> :model;
 
 -- name: missing_vectors
 -- Chunks that have no vector yet.
@@ -76,50 +67,34 @@ select
 from upload_pipeline.document_chunk_buffer as b
 where
     b.document_id = any(:document_ids)
-    and not exists (select from upload_pipeline.document_vector_buffer as v where v.chunk_id = b.chunk_id offset 0)
+    and not exists (
+        select from upload_pipeline.document_vectors as v
+        where v.document_id = b.document_id and v.chunk_id = b.chunk_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256 offset 0
+    )
 order by b.document_id, b.ordinal
 limit :most;
 
 -- name: create_staged_vectors#
--- Where vectors wait while the rows that they belong to are written anew; a table of the session's own, empty after each commit.
-create temporary table if not exists staged_vectors (like upload_pipeline.document_vector_buffer including storage)
-on commit delete rows;
+-- Where vectors wait of which some may be there already; a table of the session's own, empty after each commit.
+create temporary table if not exists staged_vectors (like upload_pipeline.document_vectors including storage) on commit delete rows;
 
 -- name: store_staged_vectors!
 -- Writing twice is writing once.
-insert into upload_pipeline.document_vector_buffer (
-    chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding
-)
+insert into upload_pipeline.document_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
 select
     s.chunk_id, s.document_id, s.owner_id, s.model, s.chunk_sha256, s.vector_sha256, s.embedding
 from pg_temp.staged_vectors as s
-on conflict (chunk_id) do update
-set
-    model = excluded.model, chunk_sha256 = excluded.chunk_sha256, vector_sha256 = excluded.vector_sha256,
-    embedding = excluded.embedding;
+on conflict (document_id, chunk_id, model, chunk_sha256) do update
+set vector_sha256 = excluded.vector_sha256, embedding = excluded.embedding;
 
--- name: put_vectors_by!
--- The vectors of documents that are about to be chunked anew: they are paid for.
-insert into pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
-select
-    v.chunk_id, v.document_id, v.owner_id, v.model, v.chunk_sha256, v.vector_sha256, v.embedding
-from upload_pipeline.document_vector_buffer as v
-where v.document_id = any(:document_ids);
-
--- name: take_vectors_back!
--- Those whose text stands in the new chunks too.
-insert into upload_pipeline.document_vector_buffer (
-    chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding
-)
-select
-    b.chunk_id, b.document_id, b.owner_id, s.model, b.chunk_sha256, s.vector_sha256, s.embedding
-from upload_pipeline.document_chunk_buffer as b
-inner join pg_temp.staged_vectors as s on s.document_id = b.document_id and s.chunk_sha256 = b.chunk_sha256
-where b.document_id = any(:document_ids)
-on conflict (chunk_id) do nothing;
+-- name: documents_with_vectors
+-- Those that were embedded before, at least in part.
+select w.document_id
+from unnest(:document_ids::uuid[]) as w (document_id)
+where exists (select from upload_pipeline.document_vectors as v where v.document_id = w.document_id offset 0);
 
 -- name: vector_facts
--- Whether every chunk of each document has its vector, of the right text and size.
+-- Whether every chunk of each document has its vector, of the right size.
 select
     d.document_id,
     found.*
@@ -128,15 +103,14 @@ cross join lateral (
     select
         count(*) as chunks,
         count(v.chunk_id) as vectors,
-        count(*) filter (where v.chunk_sha256 <> b.chunk_sha256) as foreign_vectors,
         count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
         min(vector_dims(v.embedding)) as least_dimensions,
         max(vector_dims(v.embedding)) as most_dimensions,
         coalesce(sum(b.token_count), 0)::bigint as tokens
     from upload_pipeline.document_chunk_buffer as b
     left join lateral (
-        select w.chunk_id, w.chunk_sha256, w.embedding from upload_pipeline.document_vector_buffer as w
-        where w.chunk_id = b.chunk_id offset 0
+        select w.chunk_id, w.embedding from upload_pipeline.document_vectors as w
+        where w.document_id = b.document_id and w.chunk_id = b.chunk_id and w.model = :model and w.chunk_sha256 = b.chunk_sha256 offset 0
     ) as v on true
     where b.document_id = d.document_id
 ) as found;
@@ -147,10 +121,13 @@ delete from upload_pipeline.document_chunks as c
 using unnest(:document_ids::uuid[]) as d (document_id)
 where
     c.document_id = d.document_id
-    and not exists (select from upload_pipeline.document_chunk_buffer as b where b.chunk_id = c.chunk_id offset 0);
+    and not exists (
+        select from upload_pipeline.document_chunk_buffer as b
+        where b.document_id = c.document_id and b.ordinal = c.ordinal offset 0
+    );
 
 -- name: promote_chunks!
--- From the buffer to what search serves.
+-- From the buffer to what search serves, and with them their vectors.
 insert into upload_pipeline.document_chunks (
     chunk_id, document_id, owner_id, ordinal, start_offset, end_offset, first_page, last_page, heading_path, token_count,
     chunk_sha256, text
@@ -166,30 +143,21 @@ set
     last_page = excluded.last_page, heading_path = excluded.heading_path, token_count = excluded.token_count,
     chunk_sha256 = excluded.chunk_sha256, text = excluded.text;
 
--- name: promote_vectors!
--- Likewise the vectors.
-insert into upload_pipeline.document_vectors (chunk_id, model, document_id, owner_id, chunk_sha256, embedding)
-select
-    v.chunk_id, v.model, v.document_id, v.owner_id, v.chunk_sha256, v.embedding
-from upload_pipeline.document_vector_buffer as v
-where v.document_id = any(:document_ids)
-on conflict (chunk_id, model) do update
-set chunk_sha256 = excluded.chunk_sha256, embedding = excluded.embedding;
-
 -- name: drop_outdated_vectors!
--- Vectors of other models than the present one that were made of earlier texts of their chunks.
+-- Vectors of texts that the served chunks no longer have.
 delete from upload_pipeline.document_vectors as v
 using unnest(:document_ids::uuid[]) as w (document_id)
 where
     v.document_id = w.document_id
-    and v.model is distinct from (
-        select d.embedding_model from upload_pipeline.documents as d where d.document_id = v.document_id
-    )
-    and v.chunk_sha256 <> (select c.chunk_sha256 from upload_pipeline.document_chunks as c where c.chunk_id = v.chunk_id);
+    and not exists (
+        select from upload_pipeline.document_chunks as c
+        where c.chunk_id = v.chunk_id and c.chunk_sha256 = v.chunk_sha256 offset 0
+    );
 
 -- name: promotion_facts
 -- Both sides of each document, read back from the tables themselves: how many chunks there are, and how many are not served as
--- they were buffered. The fingerprint is made of the hashes that text and vectors came with; the audit makes it of what is served.
+-- they were buffered or have no vector. The fingerprint is made of the hashes that text and vectors came with; the audit makes it
+-- of what is served.
 select
     d.document_id,
     buffered.chunks as buffered_chunks,
@@ -207,38 +175,31 @@ cross join lateral (
             -- byte by byte
             row(
                 c.ordinal, c.start_offset, c.end_offset, c.first_page, c.last_page, c.heading_path, c.token_count,
-                c.chunk_sha256, c.text, s.chunk_sha256, s.embedding
+                c.chunk_sha256, c.text
             )::record *<> row(
                 b.ordinal, b.start_offset, b.end_offset, b.first_page, b.last_page, b.heading_path, b.token_count,
-                b.chunk_sha256, b.text, v.chunk_sha256, v.embedding
+                b.chunk_sha256, b.text
             )::record
+            or v.chunk_id is null
         ) as unequal,
         sha256(string_agg(
             uuid_send(b.chunk_id) || b.chunk_sha256
             || coalesce(v.vector_sha256, sha256(upload_pipeline.vector_bytes(v.embedding))), ''::bytea order by b.ordinal
         )) as fingerprint
     from upload_pipeline.document_chunk_buffer as b
-    cross join lateral (
-        select w.* from upload_pipeline.document_vector_buffer as w
-        where w.chunk_id = b.chunk_id offset 0
-    ) as v
+    left join lateral (
+        select w.* from upload_pipeline.document_vectors as w
+        where w.document_id = b.document_id and w.chunk_id = b.chunk_id and w.model = :model and w.chunk_sha256 = b.chunk_sha256 offset 0
+    ) as v on true
     left join lateral (
         select w.* from upload_pipeline.document_chunks as w
         where w.chunk_id = b.chunk_id offset 0
     ) as c on true
-    left join lateral (
-        select w.* from upload_pipeline.document_vectors as w
-        where w.chunk_id = b.chunk_id and w.model = :model offset 0
-    ) as s on true
     where b.document_id = d.document_id
 ) as buffered
 cross join lateral (
     select count(*) as chunks
     from upload_pipeline.document_chunks as c
-    cross join lateral (
-        select from upload_pipeline.document_vectors as w
-        where w.chunk_id = c.chunk_id and w.model = :model offset 0
-    ) as v
     where c.document_id = d.document_id
 ) as served;
 
@@ -265,10 +226,10 @@ copy upload_pipeline.document_chunk_buffer (
 
 -- name: copy_vectors#
 -- Bulk load of vectors of chunks that have none, fed in binary.
-copy upload_pipeline.document_vector_buffer (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
+copy upload_pipeline.document_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
 from stdin with (format binary);
 
 -- name: copy_staged_vectors#
--- Likewise of chunks some of which have one.
+-- Likewise of chunks some of which may have one.
 copy pg_temp.staged_vectors (chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding)
 from stdin with (format binary);

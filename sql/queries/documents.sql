@@ -134,7 +134,9 @@ from (
 order by e.event_id;
 
 -- name: search
--- The chunks nearest to a query vector. Which they are is found first, so that nothing else is read of all the others.
+-- The vectors nearest to a query vector, with their chunks. Which they are is found first, so that nothing else is read of all the
+-- others: by an index of the vectors, if there is one, or exactly. Chunks that are not served (yet, or in this version) have no
+-- ordinal.
 select
     n.document_id, n.chunk_id, d.filename, c.ordinal, c.first_page, c.last_page, c.heading_path,
     c.start_offset, c.end_offset, c.text,
@@ -143,13 +145,16 @@ from (
     select
         v.document_id,
         v.chunk_id,
+        v.chunk_sha256,
         v.embedding <=> :query as distance
-    from upload_pipeline.document_vectors as v
+    from upload_pipeline.owned_vectors as v
     where v.model = :model and v.owner_id = :owner_id
-    order by v.embedding <=> :query
+    order by
+        case when :is_exact then (v.embedding <=> :query) + 0 end, -- which no index has
+        v.embedding <=> :query
     limit :limit
 ) as n
-inner join upload_pipeline.document_chunks as c on c.chunk_id = n.chunk_id
+left join upload_pipeline.document_chunks as c on c.chunk_id = n.chunk_id and c.chunk_sha256 = n.chunk_sha256
 inner join upload_pipeline.documents as d on d.document_id = n.document_id
 order by n.distance;
 

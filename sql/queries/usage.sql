@@ -70,7 +70,7 @@ group by u.owner_id;
 select extract(epoch from date_trunc('day', now(), 'UTC') + interval '24 hours' - now())::double precision as seconds;
 
 -- name: document_spending
--- What was spent for documents, and of how many tokens their vectors are missing.
+-- What was spent for documents, and of how many tokens their vectors by a model are missing.
 select
     w.document_id,
     (
@@ -83,6 +83,9 @@ select
         from upload_pipeline.document_chunk_buffer as b
         where
             b.document_id = w.document_id
-            and not exists (select from upload_pipeline.document_vector_buffer as v where v.chunk_id = b.chunk_id)
+            and not exists (
+                select from upload_pipeline.document_vectors as v
+                where v.document_id = b.document_id and v.chunk_id = b.chunk_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256
+            )
     ) as missing_tokens
 from unnest(:document_ids::uuid[]) as w (document_id);

@@ -28,10 +28,6 @@ select
 from pg_extension as e
 where e.extname = 'vector';
 
--- name: forbid_index_scans^
--- Makes the rest of a transaction compare the query with every vector of its owner.
-select set_config('enable_indexscan', 'off', true) as enabled;
-
 -- name: try_index_lock^
 -- Held by the session that builds the index, also when its client is gone and the server still builds.
 select pg_try_advisory_lock(hashtextextended('ingestion_pipeline.vector_index', 0)) as locked;

@@ -86,7 +86,7 @@ def _chunk_row(document: Document, chunk: Chunk) -> bytes:
 def vector_rows(
     texts: Sequence[PendingText], vectors: NDArray[np.float32], model: str, precision: Precision
 ) -> RowStream:
-    """Rows of the vector buffer: chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding.
+    """Rows of document_vectors: chunk_id, document_id, owner_id, model, chunk_sha256, vector_sha256, embedding.
 
     `vectors` has the shape (texts, dimensions). Raises ValueError if it has not.
     """

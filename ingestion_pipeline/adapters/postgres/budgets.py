@@ -66,7 +66,7 @@ class PostgresBudgets:
     def _over_their_own(self, documents: Sequence[Document], limit: Decimal) -> dict[UUID, IngestionError]:
         wanted = [document.document_id for document in documents]
         with self._database.transaction(actor="budgets") as connection:
-            rows = list(self._queries.document_spending(connection, document_ids=wanted))
+            rows = list(self._queries.document_spending(connection, document_ids=wanted, model=self._model))
         found: dict[UUID, IngestionError] = {}
         for row in rows:
             spent, to_come = row["cost_usd"], embedding_cost_usd(self._model, row["missing_tokens"])

@@ -28,6 +28,8 @@ from ingestion_pipeline.errors import (
     NotRetryableError,
 )
 
+MOST_CANDIDATES = 1000  # pgvector's limit of hnsw.ef_search
+
 
 class PostgresCatalogue:
     """Implements catalogue.Catalogue.
@@ -142,25 +144,31 @@ class PostgresCatalogue:
     def search(
         self, owner_id: UUID, *, vector: Sequence[float], model: str, limit: int, bill: VendorCall | None = None
     ) -> list[SearchHit]:
-        """Exact without a vector index, and wherever that finds fewer than `limit` among the chunks of all owners."""
+        """Exact without a vector index, and wherever that finds too few among the chunks of all owners.
+
+        Vectors of chunks that are not served are looked at and passed over.
+        """
         query = HalfVector(list(vector)) if self._precision is Precision.HALF else Vector(list(vector))
         parameters = {
             "owner_id": owner_id,
             "query": query.to_text(),  # one short text a query; bulk writes go in binary
             "model": model,
-            "limit": limit,
         }
+        nearest = limit
         with self._transaction(owner_id) as connection:
             if bill is not None:
                 self._queries.do_not_wait_for_disk(connection)
                 record_calls(connection, [bill], owner_id)
-            candidates = str(max(limit, self._search_candidates))
-            prepared = self._queries.prepare_search(connection, candidates=candidates)
-            rows = list(self._queries.search(connection, **parameters))
-            if prepared["is_indexed"] and len(rows) < limit:
-                self._queries.forbid_index_scans(connection)
-                rows = list(self._queries.search(connection, **parameters))
-        return [_hit(row) for row in rows]
+            while True:
+                candidates = min(max(nearest, self._search_candidates), MOST_CANDIDATES)
+                prepared = self._queries.prepare_search(connection, candidates=str(candidates))
+                rows = list(self._queries.search(connection, limit=nearest, is_exact=False, **parameters))
+                if prepared["is_indexed"] and len(rows) < nearest:
+                    rows = list(self._queries.search(connection, limit=nearest, is_exact=True, **parameters))
+                served = [row for row in rows if row["ordinal"] is not None]
+                if len(served) >= limit or len(rows) < nearest:
+                    return [_hit(row) for row in served[:limit]]
+                nearest *= 4
 
     def receive_parse_event(self, source: str, notice: ParseNotice) -> str:
         with self._database.transaction(actor=f"webhook:{source}") as connection:

@@ -57,9 +57,7 @@ class PostgresDocumentStore:
 
     # claims
 
-    def claim_batch(
-        self, lane: Lane, *, max_documents: int, max_bytes: int, document_bytes: int = 0
-    ) -> Batch | None:
+    def claim_batch(self, lane: Lane, *, max_documents: int, max_bytes: int, document_bytes: int = 0) -> Batch | None:
         batch_id = uuid4()
         with self._transaction() as connection:
             claimed = self._queries.claim_batch(
@@ -192,23 +190,20 @@ class PostgresDocumentStore:
 
     # chunks and vectors
 
-    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> int:
+    def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> set[UUID]:
         document_ids = _ids(results)
         with self._advancing(claim, document_ids, State.PARSE_VALIDATED, State.CHUNKS_STORED) as connection:
-            self._queries.create_staged_vectors(connection)
-            kept = self._queries.put_vectors_by(connection, document_ids=document_ids)
             self._queries.clear_chunk_buffer(connection, document_ids=document_ids)
             with connection.cursor() as cursor:
                 cursor.copy_expert(self._queries.copy_chunks.sql, chunk_rows(results), COPY_BLOCK_BYTES)
-            if kept:
-                kept = self._queries.take_vectors_back(connection, document_ids=document_ids)
             self._queries.record_chunk_totals(
                 connection,
                 document_ids=document_ids,
                 chunk_counts=[len(result.chunks) for result in results],
                 token_counts=[sum(chunk.token_count for chunk in result.chunks) for result in results],
             )
-        return int(kept)
+            rows = self._queries.documents_with_vectors(connection, document_ids=document_ids)
+            return {row["document_id"] for row in rows}
 
     def embedding_started(self, claim: str, document_ids: Sequence[UUID]) -> None:
         with self._advancing(claim, document_ids, State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS):
@@ -218,13 +213,12 @@ class PostgresDocumentStore:
         wanted = list(document_ids)
         with self._transaction() as connection:
             self._hold(connection, claim, wanted)
-            self._queries.discard_vectors_of_other_models(connection, document_ids=wanted, model=model)
             rows = self._queries.reuse_vectors(connection, document_ids=wanted, model=model)
             return dict(Counter(row["document_id"] for row in rows))
 
-    def missing_vectors(self, document_ids: Sequence[UUID], most: int | None = None) -> list[PendingText]:
+    def missing_vectors(self, document_ids: Sequence[UUID], model: str, most: int | None = None) -> list[PendingText]:
         with self._transaction() as connection:
-            rows = self._queries.missing_vectors(connection, document_ids=list(document_ids), most=most)
+            rows = self._queries.missing_vectors(connection, document_ids=list(document_ids), model=model, most=most)
             return [PendingText(**{**row, "chunk_sha256": bytes(row["chunk_sha256"])}) for row in rows]
 
     def store_vectors(
@@ -265,9 +259,9 @@ class PostgresDocumentStore:
                 self._queries.store_staged_vectors(connection)
             record_calls(connection, [bill] if bill is not None else [])
 
-    def vector_facts(self, document_ids: Sequence[UUID]) -> dict[UUID, VectorFacts]:
+    def vector_facts(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, VectorFacts]:
         with self._transaction() as connection:
-            rows = self._queries.vector_facts(connection, document_ids=list(document_ids))
+            rows = self._queries.vector_facts(connection, document_ids=list(document_ids), model=model)
             return {row.pop("document_id"): VectorFacts(**row) for row in rows}
 
     def embeddings_stored(self, claim: str, document_ids: Sequence[UUID]) -> None:
@@ -281,7 +275,6 @@ class PostgresDocumentStore:
         with self._advancing(claim, wanted, State.EMBEDDINGS_STORED, State.COMPLETE) as connection:
             self._queries.drop_stale_chunks(connection, document_ids=wanted)
             self._queries.promote_chunks(connection, document_ids=wanted)
-            self._queries.promote_vectors(connection, document_ids=wanted)
             completed: dict[str, list[Any]] = {"document_ids": [], "counts": [], "tokens": [], "hashes": []}
             for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
                 document_id = row.pop("document_id")

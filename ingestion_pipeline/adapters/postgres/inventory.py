@@ -158,12 +158,13 @@ class PostgresInventory:
         elif mend is Mend.DROP_OUTDATED:
             self._queries.drop_outdated_vectors(connection, document_ids=[facts.document_id])
         elif mend is Mend.DROP_SERVED:
-            self._queries.drop_served_rows(connection, **one)
+            self._queries.drop_served_chunks(connection, **one)
+            self._queries.drop_served_vectors(connection, **one)
         elif target := _TARGETS.get(mend):
-            self._queries.drop_unfit_buffered_vectors(connection, **one)
+            self._queries.drop_unfit_vectors(connection, **one)
             if mend is not Mend.REEMBED and facts.served.foreign_rows:
-                self._queries.drop_served_rows(connection, **one)
-            elif mend is not Mend.REEMBED and not facts.has_proven_vectors:
+                self._queries.drop_served_chunks(connection, **one)
+            if mend is not Mend.REEMBED and (facts.served.foreign_rows or not facts.has_proven_vectors):
                 self._queries.drop_served_vectors(connection, **one)
             self._send_back(connection, facts.document_id, state, target, reason)
 
