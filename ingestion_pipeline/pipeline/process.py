@@ -75,15 +75,19 @@ def next_asset(state: State) -> Asset:
 
 
 def _durable(document: Document) -> Iterator[StageReport]:
-    """What earlier runs achieved, told again with what the row knows: they may have died before they could say so."""
+    """What earlier runs achieved, told again with what the row knows: they may have died before they could say so.
+
+    A settled document has come to this run for nothing else, so all of it is told as if for the first time.
+    """
     known: Metadata = upload_facts(document)
+    is_repeated = document.state in STAGES
     if document.page_count is not None:
         known |= {"pages": document.page_count}
     if document.chunk_count is not None:
         known |= {"chunks": document.chunk_count}
     for asset in DURABLE.get(document.state, ()):
         checks = (upload_check(document),) if asset is Asset.RAW_UPLOAD else ()
-        yield StageReport(document.document_id, asset, Verdict.DONE, known, checks, is_repeated=True)
+        yield StageReport(document.document_id, asset, Verdict.DONE, known, checks, is_repeated=is_repeated)
     if document.state in DEAD_LETTERS:
         failure = Failure(
             code=document.last_error_code or "internal_error",

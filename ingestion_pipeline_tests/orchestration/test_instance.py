@@ -80,8 +80,11 @@ def test_what_an_earlier_run_told_is_told_again_only_after_a_plan(
     pipeline.complete()
     assert told_of(pipeline, Asset.RAW_UPLOAD, document_id) == (0, 1)
     assert pipeline.materialised(Asset.RAW_UPLOAD, document_id)["parse_job"]  # which later runs don't know
+    pipeline.run_unguarded("update upload_pipeline.upload_jobs set claimed_by = 'audit', claim_expires_at = now()", {})
+    pipeline.tick_and_run("reconcile_sensor", "process")  # a settled document is there to be told of
+    assert told_of(pipeline, Asset.RAW_UPLOAD, document_id) == (0, 2)
     pipeline.materialise(document_id)
-    assert told_of(pipeline, Asset.RAW_UPLOAD, document_id) == (1, 2)
+    assert told_of(pipeline, Asset.RAW_UPLOAD, document_id) == (1, 3)
     assert set(pipeline.colours(document_id).values()) == {"green"}
 
 
