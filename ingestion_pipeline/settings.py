@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     batch_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=1,
-        description="most bytes of one run's files, 16 KB more for each, unless it is one",
+        description="most bytes of one run's files, 16 kB more for each; one file may be larger",
     )
     sensor_wait_seconds: float = Field(
         default=4.0, ge=0, le=30, description="seconds that a sensor with nothing to do waits for work, 0 to 30"

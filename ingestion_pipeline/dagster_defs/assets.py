@@ -128,13 +128,12 @@ def ingest_step(
 
 def _news(reports: Sequence[StageReport], told: EventWriter) -> list[StageReport]:
     """Without what an earlier run did and told: it knew more of it."""
-    repeated = [report for report in reports if report.is_repeated]
-    standing = told.standing([report.asset for report in repeated], [str(report.document_id) for report in repeated])
-    return [
-        report
-        for report in reports
-        if not report.is_repeated or (report.asset, str(report.document_id)) not in standing
-    ]
+
+    def partition(report: StageReport) -> tuple[str, str]:
+        return report.asset, str(report.document_id)
+
+    standing = told.standing([partition(report) for report in reports if report.is_repeated])
+    return [report for report in reports if not report.is_repeated or partition(report) not in standing]
 
 
 def _log_ends(documents: Sequence[Document], reports: Sequence[StageReport], claim: str) -> None:

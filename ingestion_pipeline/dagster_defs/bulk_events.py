@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -89,8 +89,8 @@ LOCK_EVENTS = text("lock table event_logs in share row exclusive mode")
 NEXT_IDS = text("select nextval(pg_get_serial_sequence('event_logs', 'id')) from generate_series(1, :count)")
 # By idx_events_by_asset_partition. A later plan is that of a run which failed, or which an operator started.
 STANDING = text("""
-select made.asset, made.partition
-from unnest(cast(:assets as text[]), cast(:partitions as text[])) as made (asset, partition)
+select made.position
+from unnest(cast(:assets as text[]), cast(:partitions as text[])) with ordinality as made (asset, partition, position)
 where
     coalesce((
         select max(e.id) from event_logs as e
@@ -162,15 +162,14 @@ class EventWriter:
                 if checks:
                     transaction.execute(UPSERT_CHECKS, _checks(checks))
 
-    def standing(self, assets: Sequence[str], partitions: Sequence[str]) -> set[tuple[str, str]]:
-        """Those of these (asset, partition), given side by side, that Dagster was told of and shows as materialised."""
-        if not assets or not isinstance(self._storage, PostgresEventLogStorage):
+    def standing(self, told: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those (asset, partition) that Dagster has been told of and shows as materialised; none unless on Postgres."""
+        if not told or not isinstance(self._storage, PostgresEventLogStorage):
             return set()
+        keys = _keys(asset for asset, _ in told)
+        wanted = {"assets": [keys[asset] for asset, _ in told], "partitions": [partition for _, partition in told]}
         with self._storage.index_connection() as connection:
-            keys = {asset: dg.AssetKey(asset).to_string() for asset in assets}
-            names = {key: asset for asset, key in keys.items()}
-            wanted = {"assets": [keys[asset] for asset in assets], "partitions": list(partitions)}
-            return {(names[key], partition) for key, partition in connection.execute(STANDING, wanted)}
+            return {told[row.position - 1] for row in connection.execute(STANDING, wanted)}
 
     def _form(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
         """What Dagster's event_to_row makes of it. That makes the first of a form; the others differ in some values."""
@@ -315,13 +314,18 @@ def _insert_events(transaction: Connection, columns: Sequence[str], lines: Seque
     return ids
 
 
+def _keys(assets: Iterable[str]) -> dict[str, str]:
+    """The names of assets as Dagster's tables have them."""
+    return {asset: dg.AssetKey(asset).to_string() for asset in set(assets)}
+
+
 def _checks(made: Mapping[int, PartitionEvent]) -> dict[str, list[int] | list[str]]:
     """Of checks, by the ids of their events, the columns of UPSERT_CHECKS.
 
     A statement writes no row twice: of a check that was made twice, the last result counts.
     """
     last = {(event.asset, event.check, event.partition): event_id for event_id, event in made.items()}
-    keys = {asset: dg.AssetKey(asset).to_string() for asset, _, _ in last}
+    keys = _keys(asset for asset, _, _ in last)
     status = AssetCheckExecutionRecordStatus
     return {
         "ids": list(last.values()),

@@ -1,4 +1,4 @@
-"""Dagster's event log in Postgres, with asset records that are of one moment.
+"""Dagster's event log in Postgres, with asset records of one moment and a short statement that adds partitions.
 
 Dagster keeps the colours of an asset's partitions up to the id of the last event that it saw. Its own records take the
 last materialisation from a row that is written after the event, and the last plan from the log, later: an event that

@@ -97,7 +97,7 @@ def _claim(context: dg.SensorEvaluationContext, services: Services, lane: Lane, 
     if at_work >= MAX_ACTIVE_BATCHES:
         return
     limits = services.limits
-    due, size = services.documents.due_documents(lane, MAX_ACTIVE_BATCHES * limits.batch_documents)
+    due, size = services.documents.due_documents(lane, FLOOD_RUNS[lane] * limits.batch_documents)
     work = size + due * DOCUMENT_BYTES
     least, most = min(LEAST_SHARE, limits.batch_documents), limits.batch_bytes
     needed = max(-(-due // least), -(-work // most))

@@ -35,7 +35,7 @@ def claims(owner_id: UUID | None) -> str:
 
 @pytest.fixture
 def populated(database_urls: DatabaseUrls) -> DatabaseUrls:
-    """Each of two owners has a complete document and one whose vectors are buffered."""
+    """Each of two owners has a complete document and one that is embedded and not served."""
     database = Database(database_urls.worker, application_name="test")
     store = PostgresDocumentStore(database, actor="run", claim_seconds=60.0)
     for owner in (OWNER, OTHER_OWNER):

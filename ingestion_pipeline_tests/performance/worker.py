@@ -104,7 +104,6 @@ class _Dagster:
         from ingestion_pipeline.definitions import build_definitions
 
         FLOOD_RUNS[lane] = runs
-
         self._dg, self._services = dg, services
         self._definitions = build_definitions({"services": services})
         self._instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))

@@ -55,7 +55,7 @@ where
     b.document_id = any(:document_ids)
     and not exists (
         select from upload_pipeline.document_vectors as o
-        where o.document_id = b.document_id and o.chunk_id = b.chunk_id and o.model = :model and o.chunk_sha256 = b.chunk_sha256 offset 0
+        where (o.document_id, o.chunk_id, o.model, o.chunk_sha256) = (b.document_id, b.chunk_id, :model, b.chunk_sha256) offset 0
     )
 on conflict do nothing
 returning document_id;
@@ -69,14 +69,15 @@ where
     b.document_id = any(:document_ids)
     and not exists (
         select from upload_pipeline.document_vectors as v
-        where v.document_id = b.document_id and v.chunk_id = b.chunk_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256 offset 0
+        where (v.document_id, v.chunk_id, v.model, v.chunk_sha256) = (b.document_id, b.chunk_id, :model, b.chunk_sha256) offset 0
     )
 order by b.document_id, b.ordinal
 limit :most;
 
 -- name: create_staged_vectors#
 -- Where vectors wait of which some may be there already; a table of the session's own, empty after each commit.
-create temporary table if not exists staged_vectors (like upload_pipeline.document_vectors including storage) on commit delete rows;
+create temporary table if not exists staged_vectors (like upload_pipeline.document_vectors including storage)
+on commit delete rows;
 
 -- name: store_staged_vectors!
 -- Writing twice is writing once.
@@ -110,7 +111,7 @@ cross join lateral (
     from upload_pipeline.document_chunk_buffer as b
     left join lateral (
         select w.chunk_id, w.embedding from upload_pipeline.document_vectors as w
-        where w.document_id = b.document_id and w.chunk_id = b.chunk_id and w.model = :model and w.chunk_sha256 = b.chunk_sha256 offset 0
+        where (w.document_id, w.chunk_id, w.model, w.chunk_sha256) = (b.document_id, b.chunk_id, :model, b.chunk_sha256) offset 0
     ) as v on true
     where b.document_id = d.document_id
 ) as found;
@@ -189,7 +190,7 @@ cross join lateral (
     from upload_pipeline.document_chunk_buffer as b
     left join lateral (
         select w.* from upload_pipeline.document_vectors as w
-        where w.document_id = b.document_id and w.chunk_id = b.chunk_id and w.model = :model and w.chunk_sha256 = b.chunk_sha256 offset 0
+        where (w.document_id, w.chunk_id, w.model, w.chunk_sha256) = (b.document_id, b.chunk_id, :model, b.chunk_sha256) offset 0
     ) as v on true
     left join lateral (
         select w.* from upload_pipeline.document_chunks as w

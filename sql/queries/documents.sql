@@ -134,7 +134,7 @@ from (
 order by e.event_id;
 
 -- name: search
--- The vectors nearest to a query vector, with their chunks. Which they are is found first, so that nothing else is read of all the
+-- The vectors nearest to a query vector, with their chunks. Which they are is found first, so that nothing else is read of all
 -- others: by an index of the vectors, if there is one, or exactly. Chunks that are not served (yet, or in this version) have no
 -- ordinal.
 select

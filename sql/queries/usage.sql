@@ -85,7 +85,7 @@ select
             b.document_id = w.document_id
             and not exists (
                 select from upload_pipeline.document_vectors as v
-                where v.document_id = b.document_id and v.chunk_id = b.chunk_id and v.model = :model and v.chunk_sha256 = b.chunk_sha256
+                where (v.document_id, v.chunk_id, v.model, v.chunk_sha256) = (b.document_id, b.chunk_id, :model, b.chunk_sha256)
             )
     ) as missing_tokens
 from unnest(:document_ids::uuid[]) as w (document_id);

@@ -154,7 +154,7 @@ class PostgresCatalogue:
             "query": query.to_text(),  # one short text a query; bulk writes go in binary
             "model": model,
         }
-        nearest = limit
+        nearest, is_exact = limit, False
         with self._transaction(owner_id) as connection:
             if bill is not None:
                 self._queries.do_not_wait_for_disk(connection)
@@ -162,13 +162,15 @@ class PostgresCatalogue:
             while True:
                 candidates = min(max(nearest, self._search_candidates), MOST_CANDIDATES)
                 prepared = self._queries.prepare_search(connection, candidates=str(candidates))
-                rows = list(self._queries.search(connection, limit=nearest, is_exact=False, **parameters))
-                if prepared["is_indexed"] and len(rows) < nearest:
-                    rows = list(self._queries.search(connection, limit=nearest, is_exact=True, **parameters))
+                rows = list(self._queries.search(connection, limit=nearest, is_exact=is_exact, **parameters))
                 served = [row for row in rows if row["ordinal"] is not None]
-                if len(served) >= limit or len(rows) < nearest:
+                are_all = len(rows) < nearest and (is_exact or not prepared["is_indexed"])
+                if len(served) >= limit or are_all:
                     return [_hit(row) for row in served[:limit]]
-                nearest *= 4
+                if len(rows) < nearest:
+                    is_exact = True
+                else:
+                    nearest *= 4
 
     def receive_parse_event(self, source: str, notice: ParseNotice) -> str:
         with self._database.transaction(actor=f"webhook:{source}") as connection:

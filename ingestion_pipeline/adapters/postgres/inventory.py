@@ -162,10 +162,11 @@ class PostgresInventory:
             self._queries.drop_served_vectors(connection, **one)
         elif target := _TARGETS.get(mend):
             self._queries.drop_unfit_vectors(connection, **one)
-            if mend is not Mend.REEMBED and facts.served.foreign_rows:
-                self._queries.drop_served_chunks(connection, **one)
-            if mend is not Mend.REEMBED and (facts.served.foreign_rows or not facts.has_proven_vectors):
-                self._queries.drop_served_vectors(connection, **one)
+            if mend is not Mend.REEMBED:
+                if facts.served.foreign_rows:
+                    self._queries.drop_served_chunks(connection, **one)
+                if facts.served.foreign_rows or not facts.has_proven_vectors:
+                    self._queries.drop_served_vectors(connection, **one)
             self._send_back(connection, facts.document_id, state, target, reason)
 
     def _send_back(self, connection: Connection, document_id: UUID, state: State, target: State, reason: str) -> None:
