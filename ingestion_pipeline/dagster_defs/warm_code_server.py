@@ -28,7 +28,6 @@ PRELOADED = [
     "dagster._core.executor.in_process",
     "dagster._core.instance.factory",
     "dagster._core.secrets.env_file",
-    "dagster._core.storage.local_compute_log_manager",
     "dagster._core.storage.sqlite_storage",
     "dagster._core.storage.root",
     "dagster._core.system_config.composite_descent",
@@ -37,6 +36,7 @@ PRELOADED = [
     "dagster._grpc.impl",
     "dagster_postgres",
     "ingestion_pipeline.dagster_defs.pooled_storage",
+    "ingestion_pipeline.dagster_defs.run_output",
     "upath.implementations.local",
     "ingestion_pipeline.dagster_defs.warm_process",
 ]
