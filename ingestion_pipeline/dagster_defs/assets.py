@@ -6,7 +6,7 @@ are partitioned assets of another step. A document's state says which side of th
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from uuid import UUID
 
 import dagster as dg
@@ -18,14 +18,13 @@ from ingestion_pipeline.dagster_defs.partition_events import partition_events
 from ingestion_pipeline.domain import DEAD_LETTERS, Document, State
 from ingestion_pipeline.pipeline.advance import advance_documents
 from ingestion_pipeline.pipeline.claims import kept_alive
-from ingestion_pipeline.pipeline.failures import in_log
 from ingestion_pipeline.pipeline.report import Asset, StageReport, Verdict
 from ingestion_pipeline.pipeline.services import Services
 
 DOCUMENTS = dg.DynamicPartitionsDefinition(name="documents")
 SELECTED_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=1000)
 START_OVER_TAG = "ingest/start_over"
-PORTION_REPORTS = 1000
+PORTION_REPORTS = 400
 PORTION_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
@@ -106,13 +105,17 @@ def ingest_step(
     if not config.batch_id:
         forget_planned_checks(context)
     failed: list[StageReport] = []
-    told = EventWriter(context)
-    with told_to_stop() as stopping, kept_alive(services.documents, claim, services.limits.claim_seconds):
+    with (
+        told_to_stop() as stopping,
+        kept_alive(services.documents, claim, services.limits.claim_seconds),
+        EventWriter(context) as told,
+    ):
         documents = _claimed(context, config, services, claim)
         for reports in _in_portions(advance_documents(documents, claim, services, stopping)):
             told.write([event for report in _news(reports, told) for event in partition_events(report)])
-            services.documents.release_claim(claim, [report.document_id for report in reports if report.is_last])
-            _log_ends(documents, reports, claim)
+            if ended := {report.document_id: report.verdict for report in reports if report.is_last}:
+                services.documents.release_claim(claim, list(ended))
+                _log_ends(documents, ended, claim)
             failed += [report for report in reports if report.verdict is Verdict.FAILED]
     if stopping.is_set():
         raise dg.DagsterExecutionInterruptedError
@@ -129,20 +132,23 @@ def ingest_step(
 def _news(reports: Sequence[StageReport], told: EventWriter) -> list[StageReport]:
     """Without what an earlier run did and told: it knew more of it."""
 
-    def partition(report: StageReport) -> tuple[str, str]:
-        return report.asset, str(report.document_id)
+    repeated = [(report.asset, str(report.document_id)) for report in reports if report.is_repeated]
+    standing = told.standing(repeated)
+    doubtful = iter(repeated)
+    return [report for report in reports if not report.is_repeated or next(doubtful) not in standing]
 
-    standing = told.standing([partition(report) for report in reports if report.is_repeated])
-    return [report for report in reports if not report.is_repeated or partition(report) not in standing]
 
-
-def _log_ends(documents: Sequence[Document], reports: Sequence[StageReport], claim: str) -> None:
+def _log_ends(documents: Sequence[Document], ended: Mapping[UUID, Verdict], claim: str) -> None:
     """A line for each document that came to its end."""
-    verdicts = {report.document_id: report.verdict.value for report in reports if report.is_last}
     for document in documents:
-        if document.document_id in verdicts:
-            with in_log(document):
-                log.info("document settled", verdict=verdicts[document.document_id], batch_id=claim)
+        if document.document_id in ended:
+            log.info(
+                "document settled",
+                document_id=str(document.document_id),
+                correlation_id=str(document.correlation_id),
+                verdict=ended[document.document_id].value,
+                batch_id=claim,
+            )
 
 
 def _in_portions(reports: Iterable[StageReport]) -> Iterator[list[StageReport]]:

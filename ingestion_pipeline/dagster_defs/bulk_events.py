@@ -11,15 +11,16 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
-from io import StringIO
+from io import BytesIO
 from json.encoder import encode_basestring_ascii
 from math import isfinite
 from operator import itemgetter
+from typing import Self
 
 import dagster as dg
 from dagster._core.events import (
@@ -84,25 +85,34 @@ class PartitionEvent:
         return make(self.asset, partition=self.partition, description=self.description, metadata=metadata)
 
 
-COPY_BLOCK_CHARACTERS = 1 << 18
+COPY_BLOCK_BYTES = 1 << 18
 LOCK_EVENTS = text("lock table event_logs in share row exclusive mode")
-NEXT_IDS = text("select nextval(pg_get_serial_sequence('event_logs', 'id')) from generate_series(1, :count)")
-# By idx_events_by_asset_partition. A later plan is that of a run which failed, or which an operator started.
+# While the table is locked, for all others wait for the lock before they take theirs.
+TAKE_IDS = text("""
+select setval(ids.name, nextval(ids.name) + :count - 1) from pg_get_serial_sequence('event_logs', 'id') as ids (name)
+""")
+# Whether the last materialisation is later than the last plan, which is that of a run that failed or that an operator
+# started. The last entry up to a key is found by idx_events_by_asset_partition alone: asked for equality, a server that
+# has no statistics yet goes through all events of the asset by another index.
 STANDING = text("""
 select made.position
 from unnest(cast(:assets as text[]), cast(:partitions as text[])) with ordinality as made (asset, partition, position)
-where
-    coalesce((
-        select max(e.id) from event_logs as e
+cross join lateral (
+    select
+        max(last.id) filter (where kind = 'ASSET_MATERIALIZATION') as materialized,
+        max(last.id) filter (where kind = 'ASSET_MATERIALIZATION_PLANNED') as planned
+    from unnest(array['ASSET_MATERIALIZATION', 'ASSET_MATERIALIZATION_PLANNED']) as kind
+    cross join lateral (
+        select e.asset_key, e.dagster_event_type, e.partition, e.id from event_logs as e
         where
-            e.asset_key = made.asset and e.partition = made.partition
-            and e.dagster_event_type = 'ASSET_MATERIALIZATION'
-    ), 0) > coalesce((
-        select max(e.id) from event_logs as e
-        where
-            e.asset_key = made.asset and e.partition = made.partition
-            and e.dagster_event_type = 'ASSET_MATERIALIZATION_PLANNED'
-    ), 0)
+            e.asset_key is not null and e.partition is not null
+            and (e.asset_key, e.dagster_event_type, e.partition) <= (made.asset, kind, made.partition)
+        order by e.asset_key desc, e.dagster_event_type desc, e.partition desc, e.id desc
+        limit 1
+    ) as last
+    where (last.asset_key, last.dagster_event_type, last.partition) = (made.asset, kind, made.partition)
+) as found
+where found.materialized > coalesce(found.planned, 0)
 """)
 # The events themselves are there already, so they are not sent again.
 UPSERT_CHECKS = text("""
@@ -126,13 +136,26 @@ set execution_status = excluded.execution_status, evaluation_event = excluded.ev
 
 
 class EventWriter:
-    """Writes events of the running step. One for the whole step: it learns the forms of events."""
+    """Writes events of the running step. One for the whole step: it learns the forms of events.
+
+    A context manager: the rows of the assets themselves, of which each is as dear as a hundred events, get the last
+    events at the end of the block. If it is never reached, those of an earlier run stay: Dagster has every asset's last
+    events from the log (see `event_log`).
+    """
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
         self._storage = context.instance.event_log_storage
         self._forms: dict[Hashable, _Form] = {}
         self._columns: tuple[str, ...] = ()
+        self._last: dict[tuple[str, Kind], tuple[int, PartitionEvent]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None and isinstance(self._storage, PostgresEventLogStorage):
+            self._update_assets(self._storage)
 
     def write(self, events: Sequence[PartitionEvent]) -> None:
         """Write events in their order."""
@@ -144,23 +167,12 @@ class EventWriter:
             return
         now = time.time()
         lines = [self._form(event, self._storage).line(event, now) for event in events]
-        checks = {}
-        with self._storage._connect() as connection:
-            transaction = connection.execution_options(isolation_level="READ COMMITTED")
-            with transaction.begin():
-                storage_ids = _insert_events(transaction, self._columns, lines)
-                newest: dict[tuple[Kind, str], int] = {}
-                for position, event in enumerate(events):
-                    if event.kind is Kind.CHECKED:
-                        checks[storage_ids[position]] = event
-                    else:
-                        newest[event.kind, event.asset] = position
-                # asset by asset, as every run does, or two that lock their rows in other orders end in a deadlock
-                for position in sorted(newest.values(), key=lambda position: (events[position].asset, position)):
-                    entry = _entry(self._context, events[position])
-                    self._storage._store_asset_event(transaction, entry, storage_ids[position])
-                if checks:
-                    transaction.execute(UPSERT_CHECKS, _checks(checks))
+        with _transaction(self._storage) as connection:
+            told = list(zip(_insert_events(connection, self._columns, lines), events, strict=True))
+            checks = {event_id: event for event_id, event in told if event.kind is Kind.CHECKED}
+            if checks:
+                connection.execute(UPSERT_CHECKS, _checks(checks))
+        self._last |= {(event.asset, event.kind): (event_id, event) for event_id, event in told}
 
     def standing(self, told: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those (asset, partition) that Dagster has been told of and shows as materialised; none unless on Postgres."""
@@ -170,6 +182,13 @@ class EventWriter:
         wanted = {"assets": [keys[asset] for asset, _ in told], "partitions": [partition for _, partition in told]}
         with self._storage.index_connection() as connection:
             return {told[row.position - 1] for row in connection.execute(STANDING, wanted)}
+
+    def _update_assets(self, storage: PostgresEventLogStorage) -> None:
+        """In the order of their names, as every run does: two in other orders could wait for each other."""
+        with _transaction(storage) as connection:
+            for (_, kind), (event_id, event) in sorted(self._last.items(), key=lambda item: (item[0][0], item[1][0])):
+                if kind is not Kind.CHECKED:
+                    storage._store_asset_event(connection, _entry(self._context, event), event_id)
 
     def _form(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
         """What Dagster's event_to_row makes of it. That makes the first of a form; the others differ in some values."""
@@ -299,18 +318,28 @@ def _in_copy(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
-def _insert_events(transaction: Connection, columns: Sequence[str], lines: Sequence[str]) -> list[int]:
+@contextmanager
+def _transaction(storage: PostgresEventLogStorage) -> Iterator[Connection]:
+    """Dagster's own connections commit each statement."""
+    with storage._connect() as connection:
+        transaction = connection.execution_options(isolation_level="READ COMMITTED")
+        with transaction.begin():
+            yield transaction
+
+
+def _insert_events(transaction: Connection, columns: Sequence[str], lines: Sequence[str]) -> range:
     """The ids of the events, in their order.
 
     Dagster follows events by their ids, so one that becomes visible after a higher one is never seen: while these are
     written nobody else writes any.
     """
     transaction.execute(LOCK_EVENTS)
-    ids = sorted(int(row[0]) for row in transaction.execute(NEXT_IDS, {"count": len(lines)}))
-    file = StringIO("\n".join(f"{event_id}\t{line}" for event_id, line in zip(ids, lines, strict=True)))
+    last = transaction.execute(TAKE_IDS, {"count": len(lines)}).scalar_one()
+    ids = range(last - len(lines) + 1, last + 1)
+    file = BytesIO("\n".join([f"{event_id}\t{line}" for event_id, line in zip(ids, lines, strict=True)]).encode())
     with closing(transaction.connection.cursor()) as cursor:
         copy = f"copy event_logs (id, {', '.join(columns)}) from stdin"
-        cursor.copy_expert(copy, file, COPY_BLOCK_CHARACTERS)
+        cursor.copy_expert(copy, file, COPY_BLOCK_BYTES)
     return ids
 
 

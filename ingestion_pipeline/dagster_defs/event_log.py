@@ -47,7 +47,6 @@ class ConsistentEventLogStorage(PostgresEventLogStorage):
 
     def add_dynamic_partitions(self, partitions_def_name: str, partition_keys: Sequence[str]) -> None:
         """Add those that are not there yet. Dagster's statement names each key, which takes longer than writing it."""
-        self._check_partitions_table()
         with self.index_connection() as connection:
             connection.execute(ADD_PARTITIONS, {"name": partitions_def_name, "keys": list(partition_keys)})
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dagster._core.storage.config import pg_config
 from dagster._serdes import ConfigurableClassData
+from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 from dagster_postgres.utils import pg_url_from_config
 from sqlalchemy import Engine, create_engine
@@ -26,6 +27,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._event_log_storage = ConsistentEventLogStorage(self.postgres_url, should_autocreate_tables=False)
+        self._run_storage = _RunStorage(self.postgres_url, should_autocreate_tables=False)
         for storage in (self._event_log_storage, self._run_storage, self._schedule_storage):
             storage._engine = _engine_of_process(self.postgres_url, os.getpid())
 
@@ -44,6 +46,17 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         )
 
 
+class _RunStorage(PostgresRunStorage):
+    """dagster_postgres.PostgresRunStorage, which looks at the columns of its table for each event of a run."""
+
+    _has_columns = False
+
+    def has_run_stats_index_cols(self) -> bool:
+        """Whether the table of runs has the columns of their times; once it has, it keeps them."""
+        self._has_columns = self._has_columns or super().has_run_stats_index_cols()
+        return self._has_columns
+
+
 @cache
 def _engine_of_process(url: str, process_id: int) -> Engine:  # noqa: ARG001 - connections must not cross a fork
     return create_engine(
@@ -52,4 +65,5 @@ def _engine_of_process(url: str, process_id: int) -> Engine:  # noqa: ARG001 - c
         pool_pre_ping=True,
         pool_size=KEPT_CONNECTIONS,
         max_overflow=MORE_CONNECTIONS,
+        use_native_hstore=False,  # else each connection first asks for that type
     )

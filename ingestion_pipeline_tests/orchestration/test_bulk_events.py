@@ -10,8 +10,15 @@ from uuid import uuid4
 import dagster as dg
 import psycopg2
 import psycopg2.extras
+from sqlalchemy import text
 
-from ingestion_pipeline.dagster_defs.bulk_events import EventWriter, Kind, Markdown, PartitionEvent
+from ingestion_pipeline.dagster_defs.bulk_events import (
+    STANDING,
+    EventWriter,
+    Kind,
+    Markdown,
+    PartitionEvent,
+)
 from orchestration.pipeline_under_test import wait_for
 
 if TYPE_CHECKING:
@@ -60,7 +67,8 @@ def definitions(*, in_bulk: bool, told: Callable[[], Sequence[PartitionEvent]] =
     )
     def step(context: dg.AssetExecutionContext) -> Any:
         if in_bulk:
-            EventWriter(context).write(told())
+            with EventWriter(context) as writer:
+                writer.write(told())
         else:
             yield from (event.in_dagster() for event in told())
 
@@ -118,7 +126,8 @@ def test_a_planned_partition_is_red_when_the_run_fails(instance: dg.DagsterInsta
     @dg.multi_asset(name="step", specs=[dg.AssetSpec("first", skippable=True, partitions_def=PARTITIONS)])
     def step(context: dg.AssetExecutionContext) -> Any:
         yield from ()
-        EventWriter(context).write([PartitionEvent(Kind.PLANNED, "first", partition)])
+        with EventWriter(context) as writer:
+            writer.write([PartitionEvent(Kind.PLANNED, "first", partition)])
         raise dg.Failure("as planned")
 
     job = dg.define_asset_job("job", selection=dg.AssetSelection.assets(step), executor_def=dg.in_process_executor)
@@ -179,3 +188,21 @@ def waits_for_a_lock(connection: Any, mode: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute("select count(*) from pg_locks where not granted and mode = %s", (mode,))
         return bool(cursor.fetchone()[0])
+
+
+def test_what_stands_is_found_by_one_index_without_statistics(
+    instance: dg.DagsterInstance, database_urls: "DatabaseUrls"
+) -> None:
+    with closing(psycopg2.connect(database_urls.owner)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("alter table dagster.event_logs set (autovacuum_enabled = off)")
+        cursor.execute(
+            "insert into dagster.event_logs (run_id, event, timestamp, dagster_event_type, asset_key, partition)"
+            " select 'r', '{}', now(), 'ASSET_MATERIALIZATION', '[\"first\"]', n::text"
+            " from generate_series(1, 3000) as n"
+        )
+    wanted = {"assets": ['["first"]'], "partitions": ["7"]}
+    with instance.event_log_storage.index_connection() as connection:
+        plan = "\n".join(row[0] for row in connection.execute(text(f"explain {STANDING.text}"), wanted))
+        assert [row.position for row in connection.execute(STANDING, wanted)] == [1]
+    assert plan.count("using idx_events_by_asset_partition") == 1
+    assert plan.count(" on event_logs") == 1

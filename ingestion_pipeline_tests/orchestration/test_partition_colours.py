@@ -26,7 +26,8 @@ def tell(instance: dg.DagsterInstance, **kinds: Kind) -> None:
     @dg.multi_asset(name="step", specs=[dg.AssetSpec(KEY, skippable=True, partitions_def=DOCUMENTS)])
     def step(context: dg.AssetExecutionContext) -> Any:
         yield from ()
-        EventWriter(context).write([PartitionEvent(kind, "parsed", name) for name, kind in kinds.items()])
+        with EventWriter(context) as writer:
+            writer.write([PartitionEvent(kind, "parsed", name) for name, kind in kinds.items()])
         if Kind.PLANNED in kinds.values():
             raise dg.Failure
 
