@@ -22,7 +22,7 @@ where d.document_id = r.document_id;
 -- name: clear_chunk_buffer!
 -- Chunking anew replaces what an earlier try left; the vectors of texts that stand in the new chunks too are found again.
 delete from upload_pipeline.document_chunk_buffer as b
-where b.document_id = any(:document_ids);
+where b.document_id = any(:document_ids::uuid[]);
 
 -- name: record_chunk_totals!
 -- For the progress in numbers.
@@ -52,7 +52,7 @@ cross join lateral (
     limit 1
 ) as known
 where
-    b.document_id = any(:document_ids)
+    b.document_id = any(:document_ids::uuid[])
     and not exists (
         select from upload_pipeline.document_vectors as o
         where (o.document_id, o.chunk_id, o.model, o.chunk_sha256) = (b.document_id, b.chunk_id, :model, b.chunk_sha256) offset 0
@@ -66,7 +66,7 @@ select
     b.chunk_id, b.document_id, b.owner_id, b.token_count, b.chunk_sha256, b.text
 from upload_pipeline.document_chunk_buffer as b
 where
-    b.document_id = any(:document_ids)
+    b.document_id = any(:document_ids::uuid[])
     and not exists (
         select from upload_pipeline.document_vectors as v
         where (v.document_id, v.chunk_id, v.model, v.chunk_sha256) = (b.document_id, b.chunk_id, :model, b.chunk_sha256) offset 0
@@ -104,7 +104,8 @@ cross join lateral (
     select
         count(*) as chunks,
         count(v.chunk_id) as vectors,
-        count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
+        -- the length, of either type of vector: pgvector has the negative inner product
+        count(*) filter (where abs(sqrt(-(v.embedding <#> v.embedding)) - 1) > 0.01) as abnormal_vectors,
         min(vector_dims(v.embedding)) as least_dimensions,
         max(vector_dims(v.embedding)) as most_dimensions,
         coalesce(sum(b.token_count), 0)::bigint as tokens
@@ -137,7 +138,7 @@ select
     b.chunk_id, b.document_id, b.owner_id, b.ordinal, b.start_offset, b.end_offset, b.first_page, b.last_page,
     b.heading_path, b.token_count, b.chunk_sha256, b.text
 from upload_pipeline.document_chunk_buffer as b
-where b.document_id = any(:document_ids)
+where b.document_id = any(:document_ids::uuid[])
 on conflict (chunk_id) do update
 set
     start_offset = excluded.start_offset, end_offset = excluded.end_offset, first_page = excluded.first_page,

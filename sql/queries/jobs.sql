@@ -70,7 +70,7 @@ with wanted as materialized (
     select w.document_id
     from upload_pipeline.upload_jobs as w
     where
-        w.document_id = any(:document_ids)
+        w.document_id = any(:document_ids::uuid[])
         and (w.lane is not null or w.state in ('complete', 'failed_parse', 'failed_chunking', 'failed_embedding'))
         and (w.claimed_by is null or w.claimed_by = :claim or w.claim_expires_at < now())
     order by w.document_id
@@ -152,39 +152,52 @@ select
     j.last_error_code, j.last_error_message, j.last_error_stage
 from upload_pipeline.documents as d
 inner join upload_pipeline.upload_jobs as j on j.document_id = d.document_id
-where d.document_id = any(:document_ids)
+where d.document_id = any(:document_ids::uuid[])
 order by j.next_attempt_at, d.document_id;
 
 -- name: hold_claim
--- Keeps jobs that a run is about to write for from moving on; those that do not come back are no longer its own. Writes for one
--- document do not wait for each other.
-select j.document_id
-from upload_pipeline.upload_jobs as j
-where j.document_id = any(:document_ids) and j.claimed_by = :claim
-order by j.document_id
-for share;
+-- Keeps jobs that a run is about to write for from moving on, and returns those that are no longer its own. Writes for one document
+-- do not wait for each other.
+with held as materialized (
+    select j.document_id
+    from upload_pipeline.upload_jobs as j
+    where j.document_id = any(:document_ids::uuid[]) and j.claimed_by = :claim
+    order by j.document_id
+    for share
+)
+
+select w.document_id from unnest(:document_ids::uuid[]) as w (document_id)
+except
+select h.document_id from held as h;
 
 -- name: advance
--- A step forward, in the transaction of the write that justifies it. The claim stays, at the end until Dagster has been told.
+-- A step forward, in the transaction of the write that justifies it; returns those that are no longer the run's, or moved on. The
+-- claim stays, at the end until Dagster has been told.
 with held as materialized (
     select h.document_id
     from upload_pipeline.upload_jobs as h
-    where h.document_id = any(:document_ids) and h.claimed_by = :claim and h.state = :from_state
+    where h.document_id = any(:document_ids::uuid[]) and h.claimed_by = :claim and h.state = :from_state
     order by h.document_id
     for update
+),
+
+advanced as (
+    update upload_pipeline.upload_jobs as j
+    set
+        state = :to_state,
+        attempt = 0,
+        next_attempt_at = now(),
+        last_error_code = null,
+        last_error_message = null,
+        last_error_stage = null
+    from held
+    where j.document_id = held.document_id
+    returning j.document_id
 )
 
-update upload_pipeline.upload_jobs as j
-set
-    state = :to_state,
-    attempt = 0,
-    next_attempt_at = now(),
-    last_error_code = null,
-    last_error_message = null,
-    last_error_stage = null
-from held
-where j.document_id = held.document_id
-returning j.document_id;
+select w.document_id from unnest(:document_ids::uuid[]) as w (document_id)
+except
+select a.document_id from advanced as a;
 
 -- name: lock_parse_job^
 -- The submitter and the webhook of one parse job take turns, so that neither misses the other.

@@ -68,6 +68,7 @@ class Database:
             pool_timeout=POOL_WAIT_SECONDS,
             pool_pre_ping=True,
             pool_use_lifo=True,
+            use_native_hstore=False,  # else each connection first asks for that type
         )
 
     @contextmanager

@@ -15,7 +15,7 @@ from ingestion_pipeline.adapters.postgres import leases
 from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_rows
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.ledger import record_calls
-from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.queries import queries, uuid_array
 from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.domain import (
     Document,
@@ -38,7 +38,7 @@ from ingestion_pipeline.ports import (
     VectorFacts,
 )
 
-COPY_BLOCK_BYTES = 1 << 20
+COPY_BLOCK_BYTES = 1 << 17
 
 
 class PostgresDocumentStore:
@@ -92,7 +92,7 @@ class PostgresDocumentStore:
     def claim_documents(self, document_ids: Sequence[UUID], claim: str) -> list[UUID]:
         with self._transaction() as connection:
             rows = self._queries.claim_documents(
-                connection, document_ids=list(document_ids), claim=claim, claim_seconds=self._claim_seconds
+                connection, document_ids=uuid_array(document_ids), claim=claim, claim_seconds=self._claim_seconds
             )
             return [row["document_id"] for row in rows]
 
@@ -118,7 +118,7 @@ class PostgresDocumentStore:
     def release_claim(self, claim: str, document_ids: Sequence[UUID] | None = None) -> None:
         with self._transaction() as connection:
             self._queries.release_claim(
-                connection, claim=claim, document_ids=None if document_ids is None else list(document_ids)
+                connection, claim=claim, document_ids=None if document_ids is None else uuid_array(document_ids)
             )
         if document_ids is None:
             self._leases.forget(claim)
@@ -136,7 +136,7 @@ class PostgresDocumentStore:
 
     def load(self, document_ids: Sequence[UUID]) -> list[Document]:
         with self._transaction() as connection:
-            rows = self._queries.load_documents(connection, document_ids=list(document_ids))
+            rows = self._queries.load_documents(connection, document_ids=uuid_array(document_ids))
             return [_document(row) for row in rows]
 
     def finish_batch(self, batch_id: UUID, failed_count: int) -> None:
@@ -184,14 +184,14 @@ class PostgresDocumentStore:
             }
             for result in results
         ]
-        with self._advancing(claim, _ids(results), State.PARSED, State.PARSE_VALIDATED) as connection:
+        with self._advancing(claim, uuid_array(_ids(results)), State.PARSED, State.PARSE_VALIDATED) as connection:
             self._queries.record_parsed(connection, rows=json.dumps(rows))
             record_calls(connection, [result.bill for result in results if result.bill is not None])
 
     # chunks and vectors
 
     def chunks_stored(self, claim: str, results: Sequence[ChunkResult]) -> set[UUID]:
-        document_ids = _ids(results)
+        document_ids = uuid_array(_ids(results))
         with self._advancing(claim, document_ids, State.PARSE_VALIDATED, State.CHUNKS_STORED) as connection:
             self._queries.clear_chunk_buffer(connection, document_ids=document_ids)
             with connection.cursor() as cursor:
@@ -206,11 +206,11 @@ class PostgresDocumentStore:
             return {row["document_id"] for row in rows}
 
     def embedding_started(self, claim: str, document_ids: Sequence[UUID]) -> None:
-        with self._advancing(claim, document_ids, State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS):
+        with self._advancing(claim, uuid_array(document_ids), State.CHUNKS_STORED, State.EMBEDDING_IN_PROGRESS):
             pass
 
     def reuse_vectors(self, claim: str, document_ids: Sequence[UUID], model: str) -> dict[UUID, int]:
-        wanted = list(document_ids)
+        wanted = uuid_array(document_ids)
         with self._transaction() as connection:
             self._hold(connection, claim, wanted)
             rows = self._queries.reuse_vectors(connection, document_ids=wanted, model=model)
@@ -218,7 +218,9 @@ class PostgresDocumentStore:
 
     def missing_vectors(self, document_ids: Sequence[UUID], model: str, most: int | None = None) -> list[PendingText]:
         with self._transaction() as connection:
-            rows = self._queries.missing_vectors(connection, document_ids=list(document_ids), model=model, most=most)
+            rows = self._queries.missing_vectors(
+                connection, document_ids=uuid_array(document_ids), model=model, most=most
+            )
             return [PendingText(**{**row, "chunk_sha256": bytes(row["chunk_sha256"])}) for row in rows]
 
     def store_vectors(
@@ -246,7 +248,7 @@ class PostgresDocumentStore:
     ) -> None:
         rows = vector_rows(texts, vectors, model, self._precision)
         with self._transaction() as connection:
-            self._hold(connection, claim, list({text.document_id for text in texts}))
+            self._hold(connection, claim, uuid_array({text.document_id for text in texts}))
             if not self._is_precision_checked:
                 expect_precision(connection, self._precision)
                 self._is_precision_checked = True
@@ -261,30 +263,31 @@ class PostgresDocumentStore:
 
     def vector_facts(self, document_ids: Sequence[UUID], model: str) -> dict[UUID, VectorFacts]:
         with self._transaction() as connection:
-            rows = self._queries.vector_facts(connection, document_ids=list(document_ids), model=model)
+            rows = self._queries.vector_facts(connection, document_ids=uuid_array(document_ids), model=model)
             return {row.pop("document_id"): VectorFacts(**row) for row in rows}
 
     def embeddings_stored(self, claim: str, document_ids: Sequence[UUID]) -> None:
-        with self._advancing(claim, document_ids, State.EMBEDDING_IN_PROGRESS, State.EMBEDDINGS_STORED):
+        with self._advancing(claim, uuid_array(document_ids), State.EMBEDDING_IN_PROGRESS, State.EMBEDDINGS_STORED):
             pass
 
     def promote(
         self, claim: str, document_ids: Sequence[UUID], model: str, accept: Callable[[UUID, PromotionFacts], None]
     ) -> None:
-        wanted = list(document_ids)
+        wanted = uuid_array(document_ids)
         with self._advancing(claim, wanted, State.EMBEDDINGS_STORED, State.COMPLETE) as connection:
             self._queries.drop_stale_chunks(connection, document_ids=wanted)
             self._queries.promote_chunks(connection, document_ids=wanted)
-            completed: dict[str, list[Any]] = {"document_ids": [], "counts": [], "tokens": [], "hashes": []}
+            completed: dict[str, list[Any]] = {"counts": [], "tokens": [], "hashes": []}
+            accepted = []
             for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
                 document_id = row.pop("document_id")
                 facts = PromotionFacts(**{**row, "content_sha256": _bytes(row["content_sha256"])})
                 accept(document_id, facts)
-                completed["document_ids"].append(document_id)
+                accepted.append(document_id)
                 completed["counts"].append(facts.served_chunks)
                 completed["tokens"].append(facts.tokens)
                 completed["hashes"].append(facts.content_sha256)
-            self._queries.record_completion(connection, model=model, **completed)
+            self._queries.record_completion(connection, document_ids=uuid_array(accepted), model=model, **completed)
             self._queries.drop_outdated_vectors(connection, document_ids=wanted)
             self._queries.clear_chunk_buffer(connection, document_ids=wanted)
 
@@ -363,31 +366,28 @@ class PostgresDocumentStore:
             yield connection
 
     @contextmanager
-    def _advancing(
-        self, claim: str, document_ids: Sequence[UUID], source: State, target: State
-    ) -> Iterator[Connection]:
-        """A transaction that takes documents a state further with what is written in it."""
-        wanted = list(document_ids)
+    def _advancing(self, claim: str, document_ids: str, source: State, target: State) -> Iterator[Connection]:
+        """A transaction that takes documents, a uuid_array, a state further with what is written in it."""
         with self._transaction() as connection:
-            rows = self._queries.advance(
-                connection, document_ids=wanted, claim=claim, from_state=source.value, to_state=target.value
+            lost = self._queries.advance(
+                connection, document_ids=document_ids, claim=claim, from_state=source.value, to_state=target.value
             )
-            _expect_all(wanted, rows)
+            _expect_none(lost)
             yield connection
 
-    def _hold(self, connection: Connection, claim: str, document_ids: list[UUID]) -> None:
-        _expect_all(document_ids, self._queries.hold_claim(connection, document_ids=document_ids, claim=claim))
+    def _hold(self, connection: Connection, claim: str, document_ids: str) -> None:
+        _expect_none(self._queries.hold_claim(connection, document_ids=document_ids, claim=claim))
 
 
 def _ids(results: Sequence[ParseResult] | Sequence[ChunkResult]) -> list[UUID]:
     return [result.document.document_id for result in results]
 
 
-def _expect_all(wanted: Sequence[UUID], rows: Iterable[dict[str, Any]]) -> None:
-    lost = set(wanted) - {row["document_id"] for row in rows}
-    if lost:
-        named = ", ".join(str(document_id) for document_id in sorted(lost)[:3])
-        raise ClaimLostError(f"no longer this run's, or moved on: {len(lost)} of {len(wanted)} documents: {named}")
+def _expect_none(lost: Iterable[dict[str, Any]]) -> None:
+    document_ids = sorted(str(row["document_id"]) for row in lost)
+    if document_ids:
+        named = ", ".join(document_ids[:3])
+        raise ClaimLostError(f"no longer this run's, or moved on: {len(document_ids)} documents: {named}")
 
 
 def _expect_one(changed: int, document: Document) -> None:

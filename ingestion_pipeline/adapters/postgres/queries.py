@@ -1,7 +1,9 @@
 """The named statements of sql/queries, loaded once."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
+from uuid import UUID
 
 import aiosql
 from psycopg2.extras import RealDictCursor
@@ -22,3 +24,8 @@ def queries() -> Any:
     return aiosql.from_path(
         SQL_ROOT / "queries", "psycopg2", mandatory_parameters=False, kwargs={"cursor_factory": RealDictCursor}
     )
+
+
+def uuid_array(ids: Iterable[UUID]) -> str:
+    """Many ids as a parameter that a statement casts to uuid[]: the driver's own form is an expression for each id."""
+    return f"{{{','.join(map(str, ids))}}}"
