@@ -16,6 +16,7 @@ RUNTIME = [
     # outside services
     "openai>=3.50,<4",
     "httpx2>=2.16,<3",
+    "httpcore2>=2.16,<3",
     "pybase64>=1.5,<2",
     "llama-cloud>=2.19,<3",
     "httpx>=0.28,<1",

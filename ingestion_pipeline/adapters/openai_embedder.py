@@ -39,6 +39,8 @@ _REFUSALS: dict[int, tuple[type[VendorRejectedError], str]] = {
     413: (RequestRejectedError, "request_rejected"),
     422: (RequestRejectedError, "request_rejected"),
 }
+# An answer has megabytes, which the SDK's connections would read by 64 KiB, each time behind all other threads.
+READ_BYTES = 1 << 20
 _NOT_QUOTED = {401, 403}  # these answers repeat a part of the key
 
 
@@ -54,10 +56,12 @@ class OpenAIEmbedder:
     """ports.Embedder; safe to use from threads, over one pool of connections. The SDK's own retries are off."""
 
     def __init__(self, api_key: str, base_url: str, model: str, dimensions: int, timeout_seconds: float = 60.0) -> None:
+        import httpcore2
         import httpx2
         import openai
 
         check_client_settings("OpenAI", base_url, api_key)
+        httpcore2.HTTP11Connection.READ_NUM_BYTES = READ_BYTES
         self._sdk = openai
         self._api_key = api_key
         self._model = model
@@ -157,7 +161,7 @@ def _count(tokens: Any) -> int:
 
 
 def _read_vectors(items: Any, count: int, dimensions: int) -> NDArray[np.float32]:
-    vectors = np.full((count, dimensions), np.nan, np.float32)
+    vectors = np.empty((count, dimensions), np.float32)  # each row is written below, or it is an error
     if len(items) != count:
         raise _malformed(f"{len(items)} vectors for {count} texts")
     seen = set()

@@ -18,7 +18,7 @@ REQUEST_TOKENS_EACH = 8192
 REQUEST_TOKENS_TOTAL = 300_000
 
 # Far below the limit: smaller requests are answered sooner, keep several connections busy, and less is lost with one.
-PRACTICAL_INPUTS = 256
+PRACTICAL_INPUTS = 384
 
 # Vectors of text-embedding-3 have length 1. In float32 over 3,072 dimensions rounding moves it by less than 1e-6, in
 # halfvec by less than 1e-3; a hundredth leaves room for models that round more and still finds unscaled vectors.

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import httpcore2
 import numpy as np
 import openai
 import pytest
 from structlog.contextvars import bound_contextvars
 
-from ingestion_pipeline.adapters.openai_embedder import OpenAIEmbedder, read_embeddings
+from ingestion_pipeline.adapters.openai_embedder import READ_BYTES, OpenAIEmbedder, read_embeddings
 from ingestion_pipeline.errors import (
     ConfigurationError,
     IngestionError,
@@ -309,3 +310,24 @@ def test_importing_the_adapter_does_not_import_the_sdk() -> None:
     code = "import sys, ingestion_pipeline.adapters.openai_embedder; print('openai' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told == "False\n"
+
+
+class RecordingStream(httpcore2.MockStream):
+    """A connection that notes how much it is asked for at a time."""
+
+    asked: ClassVar[list[int]] = []
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self.asked.append(max_bytes)
+        return super().read(max_bytes, timeout)
+
+
+class RecordingBackend(httpcore2.MockBackend):
+    def connect_tcp(self, *_: Any, **__: Any) -> RecordingStream:
+        return RecordingStream([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok"])
+
+
+def test_connections_read_large_answers_in_few_steps(embedder: OpenAIEmbedder) -> None:
+    with httpcore2.ConnectionPool(network_backend=RecordingBackend([])) as pool:
+        assert pool.request("GET", "http://nobody.example/").content == b"ok"
+    assert set(RecordingStream.asked) == {READ_BYTES}
