@@ -98,21 +98,26 @@ def limit_round(here: Surroundings, corpus: Path) -> Round:
 
 
 def pipeline_round(here: Surroundings, source: Site, sizes: Sizes, *, dagster: bool, at_once: int = 1) -> Round:
-    """Everything that is due in a copy of a site, to its end, in a batch for each of `at_once` processes."""
+    """Everything that is due in a copy of a site, to its end, in a batch for each of `at_once` processes.
+
+    What is due is looked for in a process of its own, as in the product. The clock stops at the end of the last batch.
+    """
     site = here.site(source)
     settings = here.settings(site, batch_documents=sizes.documents)
     with ExitStack() as stack:
         workers = [stack.enter_context(here.process()) for _ in range(at_once)]
-        for run_in_it in workers:
-            run_in_it(worker.prepare, settings, here.dagster(site) if dagster else None, Lane.PROCESS, at_once)
-        threads = stack.enter_context(ThreadPoolExecutor(at_once))
-        before, own_before = here.cpu(), sum(run_in_it(worker.cpu_seconds) for run_in_it in workers)
-        done, started = 0, time.perf_counter()
-        while batches := workers[0](worker.claim):
+        sensor = stack.enter_context(here.process())
+        threads = stack.enter_context(ThreadPoolExecutor(at_once + 1))
+        prepared = (settings, here.dagster(site) if dagster else None, Lane.PROCESS, at_once)
+        list(threads.map(lambda run_in_it: run_in_it(worker.prepare, *prepared), (sensor, *workers)))
+        sensor(worker.look)
+        before, own_before = here.cpu(), sum(run_in_it(worker.cpu_seconds) for run_in_it in (sensor, *workers))
+        done, seconds, started = 0, 0.0, time.perf_counter()
+        while batches := sensor(worker.claim):
             shares = [batches[number::at_once] for number in range(at_once)]
             done += sum(threads.map(lambda run_in_it, share: run_in_it(worker.run, share), workers, shares))
-        seconds = time.perf_counter() - started
-        own = sum(run_in_it(worker.cpu_seconds) for run_in_it in workers) - own_before
+            seconds = time.perf_counter() - started
+        own = sum(run_in_it(worker.cpu_seconds) for run_in_it in (sensor, *workers)) - own_before
         shared = here.cpu().since(before)
     assert done == sizes.documents, f"{done} of {sizes.documents} documents were claimed"
     loading.assert_complete(site.urls.owner)

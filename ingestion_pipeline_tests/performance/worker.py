@@ -9,6 +9,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from ingestion_pipeline.domain import Lane
@@ -36,6 +37,7 @@ def prepare(
     """
     global _driver  # noqa: PLW0603  one worker a process
     from ingestion_pipeline.dagster_defs.resources import build_services
+    from ingestion_pipeline.dagster_defs.warm_code_server import PRELOADED
 
     services = build_services(settings)
     services.embedder.embed(["warm"])
@@ -44,7 +46,13 @@ def prepare(
     else:
         os.environ.update(dagster_environment)
         _driver = _Dagster(services, lane, runs)
-    import ingestion_pipeline.dagster_defs.warm_process  # noqa: F401  as runs of the product begin
+    for module in PRELOADED:  # as runs of the product begin
+        import_module(module)
+
+
+def look() -> None:
+    """Look once for what is due in the other lane, which is empty: the process of the sensors has done so before."""
+    _driver.look()
 
 
 def work() -> Work:
@@ -79,6 +87,9 @@ class _Pipeline:
 
         self._services, self._lane, self._advance = services, lane, advance_documents
 
+    def look(self) -> None:
+        self._services.documents.active_batches(self._lane)
+
     def batches(self) -> list[Any]:
         limits = self._services.limits
         batch = self._services.documents.claim_batch(
@@ -107,14 +118,21 @@ class _Dagster:
         self._dg, self._services = dg, services
         self._definitions = build_definitions({"services": services})
         self._instance = dg.DagsterInstance.from_config(str(PROJECT_ROOT))
-        self._sensor = self._definitions.resolve_sensor_def(SENSORS[lane])
+        self._lane = lane
         self._job = self._definitions.resolve_job_def(lane.value)
 
+    def look(self) -> None:
+        [other] = set(SENSORS) - {self._lane}
+        assert not self._tick(other)
+
     def batches(self) -> list[Any]:
+        return self._tick(self._lane)
+
+    def _tick(self, lane: Lane) -> list[Any]:
         with self._dg.build_sensor_context(
             instance=self._instance, definitions=self._definitions, resources={"services": self._services}
         ) as context:
-            requests = self._sensor.evaluate_tick(context).run_requests or []
+            requests = self._definitions.resolve_sensor_def(SENSORS[lane]).evaluate_tick(context).run_requests or []
         return [{"run_config": dict(request.run_config), "tags": dict(request.tags)} for request in requests]
 
     def run(self, request: Any) -> int:
