@@ -1,11 +1,13 @@
 """The words of the project: states, frozen records and deterministic ids. Imports nothing of ours."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from itertools import pairwise
+from itertools import count, pairwise
+from typing import NamedTuple
 from uuid import UUID, uuid4, uuid5
 
 NAMESPACE = UUID("6f1f3c52-9d0e-5a7b-8c44-1d2f8a90b7e1")
@@ -121,6 +123,16 @@ def chunk_id_for(document_id: UUID, ordinal: int) -> UUID:
     return uuid5(NAMESPACE, f"{document_id}:{CHUNKER}:{CHUNKER_VERSION}:{ordinal}")
 
 
+def chunk_ids(document_id: UUID) -> Iterator[UUID]:
+    """`chunk_id_for` of each position from 0 on, in half the time."""
+    name = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
+    name.update(f"{document_id}:{CHUNKER}:{CHUNKER_VERSION}:".encode())
+    for ordinal in count():
+        whole = name.copy()
+        whole.update(b"%d" % ordinal)
+        yield UUID(bytes=whole.digest()[:16], version=5)
+
+
 def sha256_of(text: str) -> bytes:
     """The hash of a text, 32 bytes, over its UTF-8 form."""
     return sha256_of_bytes(text.encode())
@@ -209,8 +221,7 @@ class ParsedText:
         return sha256_of(self.text)
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A piece of a document: `text == parsed.text[start:end]`, offsets in characters, end exclusive."""
 
     chunk_id: UUID

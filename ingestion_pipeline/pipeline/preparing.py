@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from ingestion_pipeline.domain import CheckResult, Document, ParsedText, ParseOutcome, State
+from ingestion_pipeline.domain import CheckResult, Document, ParsedText, ParseOutcome, State, sha256_of_bytes
 from ingestion_pipeline.errors import IntegrityError, ParseJobLostError
 from ingestion_pipeline.pipeline.embedding import AtHand, texts_at_hand
 from ingestion_pipeline.pipeline.failures import require_passed
@@ -152,13 +152,8 @@ def _stored_text(document: Document, services: Services) -> ParseResult:
     """The text as it was stored. Raises IntegrityError if it is not what was recorded."""
     if document.parsed_key is None or document.parsed_sha256 is None:
         raise IntegrityError("the document has no parsed text")
-    parsed = ParsedText(
-        services.objects.get(document.parsed_key).decode(),
-        document.page_numbers,
-        document.page_starts,
-        document.failed_pages,
-    )
-    check = normalising.check_text_hash(parsed, document.parsed_sha256)
-    if not check.passed:
-        raise IntegrityError(check.message)
+    data = services.objects.get(document.parsed_key)
+    if sha256_of_bytes(data) != document.parsed_sha256:
+        raise IntegrityError("The stored text is not the one that was recorded.")
+    parsed = ParsedText(data.decode(), document.page_numbers, document.page_starts, document.failed_pages)
     return ParseResult(document, document.parsed_key, parsed)

@@ -20,7 +20,7 @@ from functools import lru_cache
 from itertools import pairwise
 from uuid import UUID
 
-from ingestion_pipeline.domain import CheckResult, Chunk, ParsedText, chunk_id_for, sha256_of
+from ingestion_pipeline.domain import CheckResult, Chunk, ParsedText, chunk_ids, sha256_of
 from ingestion_pipeline.stages.overlap import overlap_before
 from ingestion_pipeline.stages.segments import Kind, Segment, Segmenter
 from ingestion_pipeline.stages.tokens import count_tokens
@@ -62,10 +62,11 @@ def chunk(document_id: UUID, parsed: ParsedText, options: ChunkOptions = DEFAULT
 def iter_chunks(document_id: UUID, parsed: ParsedText, options: ChunkOptions = DEFAULT_OPTIONS) -> Iterator[Chunk]:
     """The chunks one by one, holding no more than some chunks' segments beside the text."""
     packer = _Packer(parsed.text, options)
-    for ordinal, (start, text, path, tokens) in enumerate(packer.spans()):
+    spans = zip(packer.spans(), chunk_ids(document_id), strict=False)
+    for ordinal, ((start, text, path, tokens), chunk_id) in enumerate(spans):
         end = start + len(text)
         yield Chunk(
-            chunk_id=chunk_id_for(document_id, ordinal),
+            chunk_id=chunk_id,
             ordinal=ordinal,
             text=text,
             sha256=sha256_of(text),

@@ -1,7 +1,6 @@
 """The chunks of a large text, which is not copied for them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import overload
 
 from ingestion_pipeline.domain import Chunk
@@ -12,7 +11,7 @@ class SlicedChunks(Sequence[Chunk]):
 
     def __init__(self, text: str, chunks: Iterable[Chunk]) -> None:
         self._text = text
-        self._bare = [replace(chunk, text="") for chunk in chunks]
+        self._bare = [chunk._replace(text="") for chunk in chunks]
 
     def __len__(self) -> int:
         return len(self._bare)
@@ -27,4 +26,4 @@ class SlicedChunks(Sequence[Chunk]):
         return self._whole(self._bare[index])
 
     def _whole(self, chunk: Chunk) -> Chunk:
-        return replace(chunk, text=self._text[chunk.start : chunk.end])
+        return chunk._replace(text=self._text[chunk.start : chunk.end])

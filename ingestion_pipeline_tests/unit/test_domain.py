@@ -1,6 +1,6 @@
 """States, transitions and ids, as far as they can be judged without a database."""
 
-from itertools import pairwise
+from itertools import islice, pairwise
 from uuid import UUID
 
 import pytest
@@ -13,6 +13,7 @@ from ingestion_pipeline.domain import (
     ParsedText,
     State,
     chunk_id_for,
+    chunk_ids,
     dead_letter_of,
     document_id_for,
     sha256_of,
@@ -73,6 +74,7 @@ def test_ids_are_those_that_earlier_releases_gave() -> None:
     document_id = document_id_for(OWNER, CONTENT)
     assert document_id == UUID("9d96c667-010b-518b-89d8-063aaaa3f46a")
     assert chunk_id_for(document_id, 0) == UUID("dbf67f5b-1e51-537a-99ed-49f97e5e1aef")
+    assert list(islice(chunk_ids(document_id), 200)) == [chunk_id_for(document_id, ordinal) for ordinal in range(200)]
 
 
 def test_a_document_is_told_by_owner_and_content_and_a_chunk_by_its_position() -> None:
