@@ -28,7 +28,7 @@ class Extent:
 
 
 SHORT = Extent(Sizes(200, 4), 1, one_by_one=10, idle_seconds=30, megabytes=(1, 10), small_documents=(100, 400))
-LONG = Extent(Sizes(1000, 20), 3, one_by_one=20, idle_seconds=60, megabytes=(1, 10, 100), small_documents=(100, 1000))
+LONG = Extent(Sizes(1000, 20), 5, one_by_one=20, idle_seconds=60, megabytes=(1, 10, 100), small_documents=(100, 1000))
 MEASUREMENTS: dict[str, Callable[[Surroundings, Extent], Iterator[Figure]]] = {
     "throughput": lambda here, extent: throughput.measure(here, extent.documents, extent.rounds),
     "workers": lambda here, extent: parallel.measure(here, extent.documents),
