@@ -120,17 +120,17 @@ def document_id_for(owner_id: UUID, sha256: bytes) -> UUID:
 
 def chunk_id_for(document_id: UUID, ordinal: int) -> UUID:
     """One id for each (document, chunker, chunker version, position)."""
-    return uuid5(NAMESPACE, f"{document_id}:{CHUNKER}:{CHUNKER_VERSION}:{ordinal}")
+    return next(chunk_ids(document_id, ordinal))
 
 
-def chunk_ids(document_id: UUID) -> Iterator[UUID]:
-    """`chunk_id_for` of each position from 0 on, in half the time."""
-    name = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
-    name.update(f"{document_id}:{CHUNKER}:{CHUNKER_VERSION}:".encode())
-    for ordinal in count():
-        whole = name.copy()
-        whole.update(b"%d" % ordinal)
-        yield UUID(bytes=whole.digest()[:16], version=5)
+def chunk_ids(document_id: UUID, first: int = 0) -> Iterator[UUID]:
+    """Those of all positions from `first` on: what uuid5 makes of their names, whose common part is hashed once."""
+    common = hashlib.sha1(NAMESPACE.bytes, usedforsecurity=False)
+    common.update(f"{document_id}:{CHUNKER}:{CHUNKER_VERSION}:".encode())
+    for ordinal in count(first):
+        name = common.copy()
+        name.update(b"%d" % ordinal)
+        yield UUID(bytes=name.digest()[:16], version=5)
 
 
 def sha256_of(text: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ingestion_pipeline.audit.findings import Code, Finding
 from ingestion_pipeline.audit.pace import Pace
 from ingestion_pipeline.audit.rows import BUFFERED
-from ingestion_pipeline.domain import Chunk, ParsedText, State, chunk_id_for
+from ingestion_pipeline.domain import Chunk, ParsedText, State, chunk_id_for, sha256_of_bytes
 from ingestion_pipeline.errors import IngestionError, ObjectMissingError
 from ingestion_pipeline.inventory import ChunkMark, DocumentFacts, Inventory, Mend
 from ingestion_pipeline.ports import ObjectStore
@@ -54,7 +54,8 @@ def check_text(facts: DocumentFacts, inventory: Inventory, objects: ObjectStore,
     except IngestionError as error:
         yield Finding(Code.OBJECT_UNREADABLE, subject, error.message)
     else:
-        problems = [check.message for check in validate(parsed, facts.parsed_sha256) if not check.passed]
+        checks = validate(parsed, sha256_of_bytes(data), facts.parsed_sha256)
+        problems = [check.message for check in checks if not check.passed]
         if problems:
             yield Finding(Code.TEXT_ALTERED, subject, " ".join(problems), Mend.REPARSE)
         elif facts.state is State.COMPLETE or facts.state in BUFFERED:

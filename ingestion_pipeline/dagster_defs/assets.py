@@ -132,10 +132,11 @@ def ingest_step(
 def _news(reports: Sequence[StageReport], told: EventWriter) -> list[StageReport]:
     """Without what an earlier run did and told: it knew more of it."""
 
-    repeated = [(report.asset, str(report.document_id)) for report in reports if report.is_repeated]
-    standing = told.standing(repeated)
-    doubtful = iter(repeated)
-    return [report for report in reports if not report.is_repeated or next(doubtful) not in standing]
+    def partition(report: StageReport) -> tuple[str, str]:
+        return report.asset, str(report.document_id)
+
+    standing = told.standing([partition(report) for report in reports if report.is_repeated])
+    return [report for report in reports if not report.is_repeated or partition(report) not in standing]
 
 
 def _log_ends(documents: Sequence[Document], ended: Mapping[UUID, Verdict], claim: str) -> None:

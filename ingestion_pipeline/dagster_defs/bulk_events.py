@@ -154,7 +154,7 @@ class EventWriter:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None and isinstance(self._storage, PostgresEventLogStorage):
+        if error is None and self._last and isinstance(self._storage, PostgresEventLogStorage):
             self._update_assets(self._storage)
 
     def write(self, events: Sequence[PartitionEvent]) -> None:
@@ -172,7 +172,9 @@ class EventWriter:
             checks = {event_id: event for event_id, event in told if event.kind is Kind.CHECKED}
             if checks:
                 connection.execute(UPSERT_CHECKS, _checks(checks))
-        self._last |= {(event.asset, event.kind): (event_id, event) for event_id, event in told}
+        self._last |= {
+            (event.asset, event.kind): (event_id, event) for event_id, event in told if event.kind is not Kind.CHECKED
+        }
 
     def standing(self, told: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those (asset, partition) that Dagster has been told of and shows as materialised; none unless on Postgres."""
@@ -186,9 +188,8 @@ class EventWriter:
     def _update_assets(self, storage: PostgresEventLogStorage) -> None:
         """In the order of their names, as every run does: two in other orders could wait for each other."""
         with _transaction(storage) as connection:
-            for (_, kind), (event_id, event) in sorted(self._last.items(), key=lambda item: (item[0][0], item[1][0])):
-                if kind is not Kind.CHECKED:
-                    storage._store_asset_event(connection, _entry(self._context, event), event_id)
+            for event_id, event in sorted(self._last.values(), key=lambda last: (last[1].asset, last[0])):
+                storage._store_asset_event(connection, _entry(self._context, event), event_id)
 
     def _form(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
         """What Dagster's event_to_row makes of it. That makes the first of a form; the others differ in some values."""

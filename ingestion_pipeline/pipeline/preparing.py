@@ -132,9 +132,9 @@ def _fetch(document: Document, services: Services) -> _Done[ParseResult]:
     key, recorded = parsed_key(document), encoded.sha256
     services.objects.put(key, encoded.data)
     encoded = replace(encoded, data=services.objects.get(key))
-    parsed = encoded.decoded()
+    parsed, found = encoded.decoded(), encoded.sha256
     del encoded  # of a large document a third of what is in memory
-    checks = require_passed(normalising.validate(parsed, recorded))
+    checks = require_passed(normalising.validate(parsed, found, recorded))
     bill = services.parser.bill(document.document_id, len(parsed.page_numbers) + len(parsed.failed_pages))
     return _Done(ParseResult(document, key, parsed, bill), checks, round(time.monotonic() - started, 3))
 
@@ -153,7 +153,8 @@ def _stored_text(document: Document, services: Services) -> ParseResult:
     if document.parsed_key is None or document.parsed_sha256 is None:
         raise IntegrityError("the document has no parsed text")
     data = services.objects.get(document.parsed_key)
-    if sha256_of_bytes(data) != document.parsed_sha256:
-        raise IntegrityError("The stored text is not the one that was recorded.")
+    check = normalising.check_text_hash(sha256_of_bytes(data), document.parsed_sha256)
+    if not check.passed:
+        raise IntegrityError(check.message)
     parsed = ParsedText(data.decode(), document.page_numbers, document.page_starts, document.failed_pages)
     return ParseResult(document, document.parsed_key, parsed)

@@ -155,15 +155,14 @@ def check_text_present(parsed: ParsedText) -> CheckResult:
     return CheckResult("text_present", passed, message, facts)
 
 
-def check_text_hash(parsed: ParsedText, recorded_sha256: bytes) -> CheckResult:
-    """Passes if the text has the SHA-256 (32 bytes) that was recorded when it was stored."""
-    found = parsed.sha256
-    passed = found == recorded_sha256
+def check_text_hash(found_sha256: bytes, recorded_sha256: bytes) -> CheckResult:
+    """Passes if the text, as it was read, has the SHA-256 (32 bytes) that was recorded when it was stored."""
+    passed = found_sha256 == recorded_sha256
     message = (
         "The text is the one that was recorded." if passed else "The stored text is not the one that was recorded."
     )
     return CheckResult(
-        "text_hash_matches", passed, message, {"sha256": found.hex(), "recorded_sha256": recorded_sha256.hex()}
+        "text_hash_matches", passed, message, {"sha256": found_sha256.hex(), "recorded_sha256": recorded_sha256.hex()}
     )
 
 
@@ -183,9 +182,9 @@ def check_page_starts(parsed: ParsedText) -> CheckResult:
     )
 
 
-def validate(parsed: ParsedText, recorded_sha256: bytes) -> list[CheckResult]:
-    """All checks of a parsed text that was read again from the store."""
-    return [check_text_present(parsed), check_text_hash(parsed, recorded_sha256), check_page_starts(parsed)]
+def validate(parsed: ParsedText, found_sha256: bytes, recorded_sha256: bytes) -> list[CheckResult]:
+    """All checks of a parsed text that was read again from the store, with the hash of what was read."""
+    return [check_text_present(parsed), check_text_hash(found_sha256, recorded_sha256), check_page_starts(parsed)]
 
 
 def _ascends(values: Sequence[int]) -> bool:

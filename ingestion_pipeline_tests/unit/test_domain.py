@@ -1,13 +1,16 @@
 """States, transitions and ids, as far as they can be judged without a database."""
 
 from itertools import islice, pairwise
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 
 from ingestion_pipeline.domain import (
+    CHUNKER,
+    CHUNKER_VERSION,
     DEAD_LETTERS,
     HAPPY_PATH,
+    NAMESPACE,
     SETTLED,
     TRANSITIONS,
     ParsedText,
@@ -75,6 +78,7 @@ def test_ids_are_those_that_earlier_releases_gave() -> None:
     assert document_id == UUID("9d96c667-010b-518b-89d8-063aaaa3f46a")
     assert chunk_id_for(document_id, 0) == UUID("dbf67f5b-1e51-537a-99ed-49f97e5e1aef")
     assert list(islice(chunk_ids(document_id), 200)) == [chunk_id_for(document_id, ordinal) for ordinal in range(200)]
+    assert chunk_id_for(document_id, 199) == uuid5(NAMESPACE, f"{document_id}:{CHUNKER}:{CHUNKER_VERSION}:199")
 
 
 def test_a_document_is_told_by_owner_and_content_and_a_chunk_by_its_position() -> None:

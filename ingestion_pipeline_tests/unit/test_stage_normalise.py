@@ -123,7 +123,7 @@ def test_each_page_is_found_at_its_start_and_none_is_lost(texts: list[str | None
     kept = [(number, text) for number, text in kept if text]
     assert [number for number, _ in kept] == list(parsed.page_numbers)
     assert all(parsed.text.startswith(text, start) for (_, text), start in zip(kept, parsed.page_starts, strict=True))
-    assert all(result.passed for result in validate(parsed, parsed.sha256))
+    assert all(result.passed for result in validate(parsed, parsed.sha256, parsed.sha256))
 
 
 def test_a_line_of_many_spaces_is_normalised_in_a_blink() -> None:
@@ -137,8 +137,8 @@ def test_an_empty_text_fails_its_check(text: str) -> None:
 
 def test_a_changed_text_fails_the_check_of_its_hash() -> None:
     parsed = of_one("a")
-    assert check_text_hash(parsed, parsed.sha256).passed
-    assert not check_text_hash(of_one("b"), parsed.sha256).passed
+    assert check_text_hash(parsed.sha256, parsed.sha256).passed
+    assert not check_text_hash(of_one("b").sha256, parsed.sha256).passed
 
 
 @pytest.mark.parametrize(

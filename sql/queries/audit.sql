@@ -101,7 +101,7 @@ cross join lateral (
             where c.chunk_id = v.chunk_id and c.chunk_sha256 = v.chunk_sha256 offset 0
         )
 ) as outdated
-where d.document_id = any(:document_ids);
+where d.document_id = any(:document_ids::uuid[]);
 
 -- name: served_marks
 -- Where the served chunks of a document lie in its text.
@@ -123,7 +123,7 @@ order by b.ordinal;
 -- Which of these ids are documents.
 select d.document_id
 from upload_pipeline.documents as d
-where d.document_id = any(:document_ids);
+where d.document_id = any(:document_ids::uuid[]);
 
 -- name: objects_in_use
 -- Which of these keys a row refers to as an uploaded file.
@@ -200,7 +200,7 @@ limit :limit;
 update upload_pipeline.upload_jobs as j
 set claimed_by = 'audit', claim_expires_at = now()
 where
-    j.document_id = any(:document_ids)
+    j.document_id = any(:document_ids::uuid[])
     and j.claimed_by is null
     and j.state in ('complete', 'failed_parse', 'failed_chunking', 'failed_embedding')
 returning j.document_id;

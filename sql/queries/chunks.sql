@@ -104,8 +104,7 @@ cross join lateral (
     select
         count(*) as chunks,
         count(v.chunk_id) as vectors,
-        -- the length, of either type of vector: pgvector has the negative inner product
-        count(*) filter (where abs(sqrt(-(v.embedding <#> v.embedding)) - 1) > 0.01) as abnormal_vectors,
+        count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
         min(vector_dims(v.embedding)) as least_dimensions,
         max(vector_dims(v.embedding)) as most_dimensions,
         coalesce(sum(b.token_count), 0)::bigint as tokens

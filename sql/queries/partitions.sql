@@ -17,7 +17,7 @@ for update skip locked;
 -- Their partitions are gone.
 update upload_pipeline.upload_jobs as j
 set retired_at = now()
-where j.document_id = any(:document_ids);
+where j.document_id = any(:document_ids::uuid[]);
 
 -- name: awaited_partitions
 -- Documents whose partitions an operator wants back.
@@ -31,7 +31,7 @@ limit :limit;
 -- They have their partitions again, for as long as if they were settled when these were asked for.
 update upload_pipeline.upload_jobs as j
 set retired_at = null
-where j.document_id = any(:document_ids);
+where j.document_id = any(:document_ids::uuid[]);
 
 -- name: ask_back
 -- Notes that partitions are wanted back: of given documents, or of a state, those that were settled last before the others.

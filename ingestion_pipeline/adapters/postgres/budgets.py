@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ingestion_pipeline.accounts import BudgetLimits
 from ingestion_pipeline.adapters.postgres.connection import Database
-from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.queries import queries, uuid_array
 from ingestion_pipeline.domain import Document
 from ingestion_pipeline.errors import BudgetExhaustedError, DocumentBudgetError, IngestionError
 from ingestion_pipeline.stages.usage import embedding_cost_usd
@@ -64,7 +64,7 @@ class PostgresBudgets:
         self._asked_at = time.monotonic()
 
     def _over_their_own(self, documents: Sequence[Document], limit: Decimal) -> dict[UUID, IngestionError]:
-        wanted = [document.document_id for document in documents]
+        wanted = uuid_array(document.document_id for document in documents)
         with self._database.transaction(actor="budgets") as connection:
             rows = list(self._queries.document_spending(connection, document_ids=wanted, model=self._model))
         found: dict[UUID, IngestionError] = {}

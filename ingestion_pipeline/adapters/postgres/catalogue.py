@@ -9,7 +9,7 @@ from pgvector import HalfVector, Vector
 
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.ledger import record_calls
-from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.queries import queries, uuid_array
 from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.catalogue import (
     CommitUncertainError,
@@ -88,7 +88,9 @@ class PostgresCatalogue:
 
     def find(self, owner_id: UUID, document_ids: Sequence[UUID]) -> list[DocumentRecord]:
         with self._transaction(owner_id) as connection:
-            return [_document(row) for row in self._queries.get_documents(connection, document_ids=list(document_ids))]
+            return [
+                _document(row) for row in self._queries.get_documents(connection, document_ids=uuid_array(document_ids))
+            ]
 
     def list_documents(
         self, owner_id: UUID, *, selection: Selection, after: Position | None, limit: int

@@ -15,7 +15,7 @@ from ingestion_pipeline.adapters.postgres import leases
 from ingestion_pipeline.adapters.postgres.binary_copy import chunk_rows, vector_rows
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
 from ingestion_pipeline.adapters.postgres.ledger import record_calls
-from ingestion_pipeline.adapters.postgres.queries import queries, uuid_array
+from ingestion_pipeline.adapters.postgres.queries import UuidArray, queries, uuid_array
 from ingestion_pipeline.adapters.postgres.vector_precision import expect_precision
 from ingestion_pipeline.domain import (
     Document,
@@ -277,17 +277,19 @@ class PostgresDocumentStore:
         with self._advancing(claim, wanted, State.EMBEDDINGS_STORED, State.COMPLETE) as connection:
             self._queries.drop_stale_chunks(connection, document_ids=wanted)
             self._queries.promote_chunks(connection, document_ids=wanted)
-            completed: dict[str, list[Any]] = {"counts": [], "tokens": [], "hashes": []}
-            accepted = []
+            promoted: dict[UUID, PromotionFacts] = {}
             for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
                 document_id = row.pop("document_id")
-                facts = PromotionFacts(**{**row, "content_sha256": _bytes(row["content_sha256"])})
-                accept(document_id, facts)
-                accepted.append(document_id)
-                completed["counts"].append(facts.served_chunks)
-                completed["tokens"].append(facts.tokens)
-                completed["hashes"].append(facts.content_sha256)
-            self._queries.record_completion(connection, document_ids=uuid_array(accepted), model=model, **completed)
+                promoted[document_id] = PromotionFacts(**{**row, "content_sha256": _bytes(row["content_sha256"])})
+                accept(document_id, promoted[document_id])
+            self._queries.record_completion(
+                connection,
+                document_ids=uuid_array(promoted),
+                model=model,
+                counts=[facts.served_chunks for facts in promoted.values()],
+                tokens=[facts.tokens for facts in promoted.values()],
+                hashes=[facts.content_sha256 for facts in promoted.values()],
+            )
             self._queries.drop_outdated_vectors(connection, document_ids=wanted)
             self._queries.clear_chunk_buffer(connection, document_ids=wanted)
 
@@ -366,8 +368,8 @@ class PostgresDocumentStore:
             yield connection
 
     @contextmanager
-    def _advancing(self, claim: str, document_ids: str, source: State, target: State) -> Iterator[Connection]:
-        """A transaction that takes documents, a uuid_array, a state further with what is written in it."""
+    def _advancing(self, claim: str, document_ids: UuidArray, source: State, target: State) -> Iterator[Connection]:
+        """A transaction that takes documents a state further with what is written in it."""
         with self._transaction() as connection:
             lost = self._queries.advance(
                 connection, document_ids=document_ids, claim=claim, from_state=source.value, to_state=target.value
@@ -375,7 +377,7 @@ class PostgresDocumentStore:
             _expect_none(lost)
             yield connection
 
-    def _hold(self, connection: Connection, claim: str, document_ids: str) -> None:
+    def _hold(self, connection: Connection, claim: str, document_ids: UuidArray) -> None:
         _expect_none(self._queries.hold_claim(connection, document_ids=document_ids, claim=claim))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from ingestion_pipeline.adapters.postgres.connection import Connection, Database
-from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.queries import queries, uuid_array
 from ingestion_pipeline.domain import SETTLED, State, dead_letter_of
 from ingestion_pipeline.inventory import ChunkFacts, ChunkMark, DocumentFacts, Mend, Shared, Standstill
 
@@ -48,7 +48,9 @@ class PostgresInventory:
 
     def facts(self, document_ids: Sequence[UUID]) -> list[DocumentFacts]:
         with self._transaction() as connection:
-            return [_facts(row) for row in self._queries.document_facts(connection, document_ids=list(document_ids))]
+            return [
+                _facts(row) for row in self._queries.document_facts(connection, document_ids=uuid_array(document_ids))
+            ]
 
     def marks(self, document_id: UUID, *, served: bool) -> list[ChunkMark]:
         ask = self._queries.served_marks if served else self._queries.buffered_marks
@@ -60,7 +62,7 @@ class PostgresInventory:
 
     def existing(self, document_ids: Sequence[UUID]) -> set[UUID]:
         with self._transaction() as connection:
-            rows = self._queries.existing_documents(connection, document_ids=list(document_ids))
+            rows = self._queries.existing_documents(connection, document_ids=uuid_array(document_ids))
             return {row["document_id"] for row in rows}
 
     # objects
@@ -72,7 +74,9 @@ class PostgresInventory:
     def texts_in_use(self, keys: Sequence[str]) -> set[str]:
         documents = {key: UUID(found[0]) for key in keys if (found := _UUID.search(key.rpartition("/")[2]))}
         with self._transaction() as connection:
-            rows = self._queries.texts_in_use(connection, keys=list(documents), document_ids=list(documents.values()))
+            rows = self._queries.texts_in_use(
+                connection, keys=list(documents), document_ids=uuid_array(documents.values())
+            )
             used = {row["key"] for row in rows}
             if rest := [key for key in keys if key not in used]:
                 used |= {row["key"] for row in self._queries.texts_referred_to(connection, keys=rest)}
@@ -130,7 +134,7 @@ class PostgresInventory:
 
     def mark_untold(self, document_ids: Sequence[UUID]) -> set[UUID]:
         with self._transaction() as connection:
-            rows = self._queries.mark_untold(connection, document_ids=list(document_ids))
+            rows = self._queries.mark_untold(connection, document_ids=uuid_array(document_ids))
             return {row["document_id"] for row in rows}
 
     def mend(self, facts: DocumentFacts, mends: Sequence[Mend], reason: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from ingestion_pipeline.adapters.postgres.connection import Database
-from ingestion_pipeline.adapters.postgres.queries import queries
+from ingestion_pipeline.adapters.postgres.queries import queries, uuid_array
 from ingestion_pipeline.domain import State
 from ingestion_pipeline.partitions import PartitionCount
 
@@ -33,7 +33,7 @@ class PostgresPartitions:
 
     def restored(self, document_ids: Sequence[UUID]) -> None:
         with self._database.transaction(actor=ACTOR) as connection:
-            self._queries.record_restored(connection, document_ids=list(document_ids))
+            self._queries.record_restored(connection, document_ids=uuid_array(document_ids))
 
     def ask_back(
         self, *, document_ids: Sequence[UUID] | None = None, state: State | None = None, limit: int
@@ -41,7 +41,7 @@ class PostgresPartitions:
         with self._database.transaction(actor=ACTOR) as connection:
             rows = self._queries.ask_back(
                 connection,
-                document_ids=None if document_ids is None else list(document_ids),
+                document_ids=None if document_ids is None else uuid_array(document_ids),
                 state=state.value if state else None,
                 limit=limit,
             )

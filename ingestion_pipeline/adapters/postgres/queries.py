@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NewType
 from uuid import UUID
 
 import aiosql
@@ -12,6 +12,7 @@ from ingestion_pipeline.settings import PROJECT_ROOT
 
 SQL_ROOT = PROJECT_ROOT / "sql"
 MIGRATIONS = SQL_ROOT / "migrations"
+UuidArray = NewType("UuidArray", str)
 
 
 @cache
@@ -26,6 +27,6 @@ def queries() -> Any:
     )
 
 
-def uuid_array(ids: Iterable[UUID]) -> str:
+def uuid_array(ids: Iterable[UUID]) -> UuidArray:
     """Many ids as a parameter that a statement casts to uuid[]: the driver's own form is an expression for each id."""
-    return f"{{{','.join(map(str, ids))}}}"
+    return UuidArray(f"{{{','.join(map(str, ids))}}}")
