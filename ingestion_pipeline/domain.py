@@ -216,10 +216,6 @@ class ParsedText:
     failed_pages: tuple[int, ...] = ()
     removed_characters: int = 0
 
-    @property
-    def sha256(self) -> bytes:
-        return sha256_of(self.text)
-
 
 class Chunk(NamedTuple):
     """A piece of a document: `text == parsed.text[start:end]`, offsets in characters, end exclusive."""

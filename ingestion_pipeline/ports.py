@@ -44,8 +44,12 @@ class ObjectStore(Protocol):
         """Write the parts as one object and return its size in bytes. If the iterator raises, nothing stays behind."""
         ...
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object whole, replacing one of the same key."""
+    def put(self, key: str, data: bytes, *, is_synced: bool = True) -> None:
+        """Write an object whole, replacing one of the same key. If not synced, a crash can lose it until sync()."""
+        ...
+
+    def sync(self, keys: Sequence[str]) -> None:
+        """What was put under these keys, one or more, survives a crash from now on."""
         ...
 
     def get(self, key: str) -> bytes:
@@ -209,10 +213,12 @@ class PromotionFacts:
 
 @dataclass(frozen=True, slots=True)
 class ParseResult:
-    """The normalised text of a document, the key of the object that holds it, and what parsing is billed at."""
+    """The normalised text of a document, the key and the SHA-256 (32 bytes) of the object that holds it, and what
+    parsing is billed at."""
 
     document: Document
     parsed_key: str
+    sha256: bytes
     parsed: ParsedText
     bill: VendorCall | None = None
 

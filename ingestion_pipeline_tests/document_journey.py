@@ -42,9 +42,8 @@ class Journey:
 
     def store_text(self, text: str) -> None:
         """parsed → parse_validated; one page that could be read and one that could not."""
-        self._store.parsed(
-            self._claim, [ParseResult(self._claimed(), "parsed/key", ParsedText(text, (1,), (0,), (2,)))]
-        )
+        parsed = ParsedText(text, (1,), (0,), (2,))
+        self._store.parsed(self._claim, [ParseResult(self._claimed(), "parsed/key", sha256_of(text), parsed)])
 
     def store_chunks(self, texts: Sequence[str]) -> None:
         """parse_validated → chunks_stored."""

@@ -1,19 +1,23 @@
-"""LlamaParse through the `llama-cloud` SDK (API v2); its webhooks and its answers are read in the modules beside this.
+"""LlamaParse (LlamaCloud's API v2) over HTTP; its webhooks and its answers are read in the modules beside this.
 
-The SDK takes 0.7 s to import and the API needs the webhooks only, so a LlamaCloudParser imports it when it is made.
+Not through the vendor's SDK, which lets answers of wrong types through, so that everything is read here anyway, and
+takes four times the CPU of a request. It knows no more of the API than a path and a few fields, and the tests hold what
+is sent here against what it sends.
 """
 
 import contextlib
 import json
-import ssl
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from tempfile import TemporaryFile
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
+import urllib3
 from pydantic_core import from_json
+from requests_toolbelt import MultipartEncoder
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from ingestion_pipeline.adapters.llamacloud_answers import (
     malformed,
@@ -32,33 +36,25 @@ from ingestion_pipeline.adapters.llamacloud_webhook import (
     verify_webhook,
 )
 from ingestion_pipeline.adapters.vendor_answers import check_client_settings
+from ingestion_pipeline.adapters.vendor_connections import connections_to
 from ingestion_pipeline.domain import ParsedPage, ParseJob, ParseOutcome, VendorCall
 from ingestion_pipeline.errors import IngestionError, ParseJobLostError, TransientError, VendorUnavailableError
 from ingestion_pipeline.ports import ParseRequest
 from ingestion_pipeline.stages.usage import parsing_call
 
-if TYPE_CHECKING:
-    from llama_cloud._response import APIResponse
-
 __all__ = ["LlamaCloudParser", "ParseEvent", "WebhookRejectedError", "parse_failure", "verify_webhook"]
 
+FILES, JOBS = "/api/v1/beta/files", "/api/v2/parse"
 FIND_PAGES, FIND_PAGE_SIZE = 10, 100  # a job that we lost the answer of is young, and listings begin with the newest
+CONNECT_SECONDS = 5.0
 
 
 class _OverError(IngestionError):
     """There is nothing left to cancel."""
 
 
-@cache
-def tls_context() -> ssl.SSLContext:
-    """By which the SDK's client knows servers, with the certificates that it would read itself, once a process."""
-    import httpx
-
-    return httpx.create_ssl_context()
-
-
 class LlamaCloudParser:
-    """ports.Parser; safe to use from threads. The SDK's own retries are off: ours are outside."""
+    """ports.Parser; safe to use from threads. Nothing is tried again here: retries are outside."""
 
     def __init__(
         self,
@@ -70,11 +66,8 @@ class LlamaCloudParser:
         version: str = "latest",
         timeout_seconds: float = 60.0,
     ) -> None:
-        import httpx
-        import llama_cloud
-
         check_client_settings("LlamaCloud", base_url, api_key)
-        self._sdk = llama_cloud
+        self._base_url = base_url.rstrip("/")
         self._secrets = (api_key, webhook_signing_secret)
         self._tier = tier
         self._version = version
@@ -84,15 +77,12 @@ class LlamaCloudParser:
             "webhook_output_format": "json",
             "webhook_signing_secret": webhook_signing_secret,
         }
-        timeout = httpx.Timeout(timeout_seconds, connect=min(5.0, timeout_seconds))
-        connections = llama_cloud.DefaultHttpxClient(verify=tls_context())
-        client = llama_cloud.LlamaCloud(
-            api_key=api_key, base_url=base_url, timeout=timeout, max_retries=0, http_client=connections
-        )
-        self._close = client.close
-        # made once and here: the SDK makes them on first use, which is not safe in several threads at once
-        self._files = client.files.with_raw_response
-        self._parsing = client.parsing.with_raw_response
+        self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
+        self._headers |= urllib3.make_headers(accept_encoding="gzip", user_agent="ingestion-pipeline")
+        # What is sent has the time of connecting for each block.
+        self._upload_timeout = urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds)
+        self._timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, timeout_seconds), read=timeout_seconds)
+        self._connections = connections_to(base_url)
 
     def submit(self, request: ParseRequest) -> ParseJob:
         """Create the file and then the job: uploading both at once loses `user_metadata`, by which find() goes.
@@ -107,56 +97,51 @@ class LlamaCloudParser:
             except OSError as error:
                 reason = f"the file could not be copied to a temporary folder: {error.strerror}"
                 raise TransientError(reason, code="no_temporary_space") from error
-            upload = (request.filename, file, request.content_type)
-            file_id = read_text(self._ask(lambda: self._files.create(file=upload, purpose="parse")), "id")
+            form = MultipartEncoder({"purpose": "parse", "file": (request.filename, file, request.content_type)})
+            told = {"Content-Type": form.content_type, "Content-Length": str(form.len)}
+            answer = self._ask("POST", FILES, body=form, headers=told, timeout=self._upload_timeout)
+            file_id = read_text(answer, "id")
         user_metadata = {
             "document_id": str(request.document_id),
             "correlation_id": str(request.correlation_id),
             "attempt": str(request.attempt),
         }
-        webhooks: Any = [self._webhook]
-
-        def create() -> "APIResponse[Any]":
-            return self._parsing.create(
-                tier=self._tier,
-                version=self._version,
-                file_id=file_id,
-                user_metadata=user_metadata,
-                webhook_configurations=webhooks,
-            )
-
+        job = {
+            "tier": self._tier,
+            "version": self._version,
+            "file_id": file_id,
+            "user_metadata": user_metadata,
+            "webhook_configurations": [self._webhook],
+        }
         not_found = VendorUnavailableError(f"LlamaCloud does not know the file {file_id} that it has just taken")
-        return read_job(self._ask(create, {404: not_found}))
+        return read_job(self._ask("POST", JOBS, {404: not_found}, json=job))
 
     def find(self, document_id: UUID, attempt: int) -> ParseJob | None:
         """The newest job of this document and attempt among the FIND_PAGES * FIND_PAGE_SIZE newest of the project."""
         sought = {"document_id": str(document_id), "attempt": str(attempt)}
-        token: str | None = None
-
-        def list_page() -> "APIResponse[Any]":
-            return self._parsing.list(page_size=FIND_PAGE_SIZE, page_token=token)
-
+        page = {"page_size": str(FIND_PAGE_SIZE)}
         for _ in range(FIND_PAGES):
-            answer = self._ask(list_page)
+            answer = self._ask("GET", JOBS, fields=page)
             for job in read_objects(answer, "items"):
                 if isinstance(known := job.get("user_metadata"), dict) and sought.items() <= known.items():
                     return read_job(job)
             token = answer.get("next_page_token")
             if not isinstance(token, str) or not token:
                 break
+            page["page_token"] = token
         return None
 
     def status(self, job_id: str) -> ParseJob:
         """The job now. Raises ParseJobLostError if the vendor does not know it."""
         lost = ParseJobLostError(f"LlamaCloud does not know the job {job_id}")
-        return read_job(read_object(self._ask(lambda: self._parsing.get(job_id), {404: lost}), "job"))
+        return read_job(read_object(self._ask("GET", _path_of(job_id), {404: lost}), "job"))
 
     def pages(self, job_id: str) -> list[ParsedPage]:
         """The pages of a job that succeeded, ascending. Raises ParseJobLostError, or what the job failed with."""
         not_ready = VendorUnavailableError(f"the job {job_id} is not finished", code="parse_not_ready")
         lost = ParseJobLostError(f"LlamaCloud no longer has the result of the job {job_id}")
         try:
-            answer = self._ask(lambda: self._parsing.get(job_id, expand=["markdown"]), {404: lost})
+            answer = self._ask("GET", _path_of(job_id), {404: lost}, fields={"expand": "markdown"})
         except ParseJobLostError as error:
             # A 404 is the answer for an unknown job, an expired result and a job at work: only the last is waited for.
             if self.status(job_id).outcome is None:
@@ -177,7 +162,7 @@ class LlamaCloudParser:
         """Ask the vendor to stop; no error if it is over already, which the vendor answers with 400, 404 or 409."""
         over = _OverError(f"the job {job_id} is over")
         with contextlib.suppress(_OverError):
-            self._ask(lambda: self._parsing.cancel(job_id), {400: over, 404: over, 409: over})
+            self._ask("POST", f"{_path_of(job_id)}/cancel", {400: over, 404: over, 409: over})
 
     def bill(self, document_id: UUID, pages: int) -> VendorCall:
         """By the price list of the tier."""
@@ -185,25 +170,34 @@ class LlamaCloudParser:
 
     def close(self) -> None:
         """Drop the connections."""
-        self._close()
+        self._connections.clear()
 
     def _ask(
-        self, call: "Callable[[], APIResponse[Any]]", meanings: Mapping[int, IngestionError] = MappingProxyType({})
+        self,
+        method: str,
+        path: str,
+        meanings: Mapping[int, IngestionError] = MappingProxyType({}),
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        **request: Any,
     ) -> dict[str, Any]:
-        """The JSON object of an answer, not read by the SDK, which lets wrong types through.
+        """The JSON object of an answer.
 
         `meanings` are the HTTP errors that mean something else for this operation than they do in general.
         """
+        request = {"timeout": self._timeout, "retries": False, "redirect": False, **request}
         try:
-            content = call().http_response.content
-        except self._sdk.APIStatusError as error:
-            status = error.status_code
-            special = meanings.get(status)
-            raise special or refusal(status, error.body, error.response.headers, self._secrets) from error
-        except self._sdk.APITimeoutError as error:
-            raise VendorUnavailableError("LlamaCloud did not answer in time") from error
-        except self._sdk.APIConnectionError as error:
+            answer = self._connections.request(
+                method, self._base_url + path, headers=self._headers | dict(headers), **request
+            )
+        except HTTPError as error:
+            is_late = isinstance(error, ReadTimeoutError | ConnectTimeoutError)
+            if is_late and not isinstance(error, NewConnectionError):
+                raise VendorUnavailableError("LlamaCloud did not answer in time") from error
             raise VendorUnavailableError("LlamaCloud can't be reached, or the connection broke") from error
+        content = answer.data
+        if not 200 <= answer.status < 300:
+            raise meanings.get(answer.status) or refusal(answer.status, _told(content), answer.headers, self._secrets)
         try:
             body = from_json(content)  # without decoding it first: half the memory of a large one
         except ValueError:
@@ -219,3 +213,15 @@ class LlamaCloudParser:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
             raise malformed("what is not JSON") from error
+
+
+def _path_of(job_id: str) -> str:
+    return f"{JOBS}/{quote(job_id, safe='')}"
+
+
+def _told(content: bytes) -> Any:
+    """What an answer of an error says, as JSON or else as text."""
+    try:
+        return from_json(content)
+    except ValueError:
+        return content.decode(errors="replace")

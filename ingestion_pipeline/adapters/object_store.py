@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ PART_BYTES = 5 << 20  # the least that S3 takes as a part; streams of less go up
 CONCURRENT_PARTS = 2
 DRAFTS = ".drafts"
 DRAFT_LIFETIME_SECONDS = 24 * 3600.0
+MOST_KNOWN_FOLDERS = 10_000
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]{0,199}")
 _STATUS = re.compile(r"status code: (\d{3})")
 _S3_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -50,19 +51,33 @@ class SyncedFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._durable: set[Path] = set()  # folders whose own entries were synced, so that a crash leaves them
 
     def new_draft(self) -> str:
         """The key of a draft."""
         return f"{DRAFTS}/{uuid4()}"
 
     def publish(self, draft: str, key: str) -> None:
-        """Make the draft durable under its key. OSError."""
-        target = self._folder / key
-        _sync(self._folder / draft)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (self._folder / draft).replace(target)
-        for folder in target.parents[: len(key.split("/"))]:
+        """Give the draft, which is made durable, its key, which is durable only after sync(). OSError."""
+        path, target = self._folder / draft, self._folder / key
+        _sync(path)
+        try:
+            path.replace(target)
+        except FileNotFoundError:
+            self._durable.discard(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Make the keys of what was published durable. OSError."""
+        for folder in {(self._folder / key).parent for key in keys}:
             _sync(folder)
+            if folder not in self._durable:
+                for above in folder.relative_to(self._folder).parents:
+                    _sync(self._folder / above)
+                if len(self._durable) == MOST_KNOWN_FOLDERS:
+                    self._durable.clear()
+                self._durable.add(folder)
 
     def remove_old_drafts(self) -> None:
         """Drop what crashed processes left, old enough not to be the work of a live one. OSError."""
@@ -102,6 +117,7 @@ class ObstoreObjectStore:
             await self._step(key, writer.close())
             if self._folder:
                 await self._step(key, asyncio.to_thread(self._folder.publish, draft, key))
+                await self._step(key, asyncio.to_thread(self._folder.sync, [key]))
         except BaseException as error:
             with contextlib.suppress(Exception):  # parts on their way arrive before the abort, or they would outlive it
                 await _to_the_end(writer.flush())
@@ -113,8 +129,8 @@ class ObstoreObjectStore:
             raise
         return size
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object whole, replacing one of the same key."""
+    def put(self, key: str, data: bytes, *, is_synced: bool = True) -> None:
+        """Write an object whole, replacing one of the same key; if not synced, sync() is still to be called."""
         _check(key)
         with self._errors("write", key):
             if self._folder is None:
@@ -128,6 +144,14 @@ class ObstoreObjectStore:
                 with contextlib.suppress(Exception):
                     obstore.delete(self._store, draft)
                 raise
+            if is_synced:
+                self._folder.sync([key])
+
+    def sync(self, keys: Sequence[str]) -> None:
+        """What was put under these keys survives a crash from now on."""
+        if self._folder is not None:
+            with self._errors("write", keys[0]):
+                self._folder.sync(keys)
 
     def get(self, key: str) -> bytes:
         """The whole object."""

@@ -5,11 +5,9 @@ takes several times as long: its client is used with bodies that are made and re
 is imported when an OpenAIEmbedder is made.
 """
 
-import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic_core import from_json, to_json
 
 from ingestion_pipeline.adapters.vendor_answers import check_client_settings, quoted, retry_after_seconds
+from ingestion_pipeline.adapters.vendor_connections import tls_context
 from ingestion_pipeline.errors import (
     IngestionError,
     RequestRejectedError,
@@ -42,14 +41,6 @@ _REFUSALS: dict[int, tuple[type[VendorRejectedError], str]] = {
 # An answer has megabytes, which the SDK's connections would read by 64 KiB, each time behind all other threads.
 READ_BYTES = 1 << 20
 _NOT_QUOTED = {401, 403}  # these answers repeat a part of the key
-
-
-@cache
-def tls_context() -> ssl.SSLContext:
-    """By which the SDK's client knows servers, with the certificates that it would read itself, once a process."""
-    import httpx2
-
-    return httpx2.create_ssl_context()
 
 
 class OpenAIEmbedder:

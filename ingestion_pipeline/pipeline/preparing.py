@@ -40,12 +40,12 @@ class _Done(Generic[Result]):
 def store_parsed(group: Group, documents: Sequence[Document]) -> list[ParseResult]:
     """Fetch the parser's results, normalise them, store them, read them back and check them."""
     made = group.each(lambda document: _fetch(document, group.services), documents, _itself, Asset.PARSED)
-    written = group.together(
-        lambda done: group.services.documents.parsed(group.crew.claim, [each.result for each in done]),
-        made,
-        lambda each: each.document,
-        Asset.PARSED,
-    )
+
+    def write(done: Sequence[_Done[ParseResult]]) -> None:
+        group.services.objects.sync([each.result.parsed_key for each in done])
+        group.services.documents.parsed(group.crew.claim, [each.result for each in done])
+
+    written = group.together(write, made, lambda each: each.document, Asset.PARSED)
     results = []
     for done in written:
         parsed = done.result.parsed
@@ -130,13 +130,13 @@ def _fetch(document: Document, services: Services) -> _Done[ParseResult]:
     if len(encoded.data) > LARGE_BYTES:
         give_back()  # the pages
     key, recorded = parsed_key(document), encoded.sha256
-    services.objects.put(key, encoded.data)
+    services.objects.put(key, encoded.data, is_synced=False)
     encoded = replace(encoded, data=services.objects.get(key))
     parsed, found = encoded.decoded(), encoded.sha256
     del encoded  # of a large document a third of what is in memory
     checks = require_passed(normalising.validate(parsed, found, recorded))
     bill = services.parser.bill(document.document_id, len(parsed.page_numbers) + len(parsed.failed_pages))
-    return _Done(ParseResult(document, key, parsed, bill), checks, round(time.monotonic() - started, 3))
+    return _Done(ParseResult(document, key, recorded, parsed, bill), checks, round(time.monotonic() - started, 3))
 
 
 def _cut(text: ParseResult) -> _Done[ChunkResult]:
@@ -157,4 +157,4 @@ def _stored_text(document: Document, services: Services) -> ParseResult:
     if not check.passed:
         raise IntegrityError(check.message)
     parsed = ParsedText(data.decode(), document.page_numbers, document.page_starts, document.failed_pages)
-    return ParseResult(document, document.parsed_key, parsed)
+    return ParseResult(document, document.parsed_key, document.parsed_sha256, parsed)

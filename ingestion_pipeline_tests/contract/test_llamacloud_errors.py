@@ -250,9 +250,3 @@ def test_a_file_of_100_megabytes_is_submitted_in_less_than_25_megabytes_of_memor
     growth = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0 <= growth < 25
     assert calls(services)["create_file"] == 2
-
-
-def test_importing_the_adapter_does_not_import_the_sdk() -> None:
-    code = "import sys, ingestion_pipeline.adapters.llamacloud; print('llama_cloud' in sys.modules)"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told == "False\n"

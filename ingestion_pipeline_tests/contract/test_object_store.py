@@ -77,6 +77,14 @@ def test_what_is_put_is_got_whole_and_in_parts(store: ObjectStore) -> None:
     assert all(MEGABYTE <= len(part) < 2 * MEGABYTE for part in parts[:-1])
 
 
+def test_what_is_put_unsynced_is_there_at_once_and_can_be_synced(store: ObjectStore) -> None:
+    store.put("parsed/a", b"one", is_synced=False)
+    store.put("parsed/b", b"two", is_synced=False)
+    assert keys(store) == ["parsed/a", "parsed/b"]
+    store.sync(["parsed/a", "parsed/b"])
+    assert (store.get("parsed/a"), store.get("parsed/b")) == (b"one", b"two")
+
+
 def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
     store.put("raw/empty", b"")
     assert asyncio.run(store.put_stream("raw/empty-stream", parts_of(b""))) == 0

@@ -1,7 +1,9 @@
 """The object store when things break: crashes and folders of local files, S3 servers that refuse, stall or stop."""
 
 import asyncio
+import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,27 +38,76 @@ def drafts(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "objects" / DRAFTS).iterdir())
 
 
-def test_a_local_object_is_synced_before_it_gets_its_key_and_its_folders_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = local_object_store(tmp_path / "objects")
-    steps: list[tuple[str, bool]] = []
-    target = tmp_path / "objects/raw/owner/upload"
+Steps = list[tuple[str, bool]]
+
+
+@pytest.fixture
+def synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """What has been synced, draft or folder, and whether there was an object under `raw/owner/` by then."""
+    steps: Steps = []
     sync = os.fsync
 
     def recorded(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        steps.append(("draft" if path.parent.name == DRAFTS else path.name, target.exists()))
+        is_there = any(tmp_path.glob("objects/raw/owner/*"))
+        steps.append(("draft" if path.parent.name == DRAFTS else path.name, is_there))
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", recorded)
-    expected = [("draft", False), ("owner", True), ("raw", True), ("objects", True)]
-    store.put("raw/owner/upload", b"x")
-    assert steps == expected
-    target.unlink()
-    steps.clear()
-    asyncio.run(store.put_stream("raw/owner/upload", parts_of(b"x")))
-    assert steps == expected
+    return steps
+
+
+DRAFT, FOLDER = ("draft", False), ("owner", True)
+NEW_FOLDERS = [DRAFT, FOLDER, ("raw", True), ("objects", True)]
+
+
+def test_a_local_object_is_synced_before_it_gets_its_key_and_its_folders_after(tmp_path: Path, synced: Steps) -> None:
+    store = local_object_store(tmp_path / "objects")
+    store.put("raw/owner/first", b"x")
+    assert synced == NEW_FOLDERS
+    store.delete("raw/owner/first")
+    synced.clear()
+    asyncio.run(store.put_stream("raw/owner/second", parts_of(b"x")))
+    assert synced == [DRAFT, FOLDER], "the folders above it have been durable since"
+
+
+def test_folders_that_another_process_made_or_that_were_lost_are_synced_too(tmp_path: Path, synced: Steps) -> None:
+    (tmp_path / "objects/raw/owner").mkdir(parents=True)
+    store = local_object_store(tmp_path / "objects")
+    store.put("raw/owner/first", b"x")
+    assert synced == NEW_FOLDERS
+    shutil.rmtree(tmp_path / "objects/raw")
+    synced.clear()
+    store.put("raw/owner/second", b"x")
+    assert synced == NEW_FOLDERS
+    assert store.get("raw/owner/second") == b"x"
+
+
+def test_what_is_put_unsynced_is_whole_and_its_folder_is_synced_once_for_all(tmp_path: Path, synced: Steps) -> None:
+    store = local_object_store(tmp_path / "objects")
+    keys = [f"raw/owner/{number}" for number in range(3)]
+    for key in keys:
+        store.put(key, key.encode(), is_synced=False)
+    assert [what for what, _ in synced] == ["draft"] * 3
+    synced.clear()
+    store.sync(keys)
+    assert synced == NEW_FOLDERS[1:]
+    assert [store.get(key) for key in keys] == [key.encode() for key in keys]
+
+
+def test_a_folder_that_can_not_be_synced_is_an_error_that_names_the_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = local_object_store(tmp_path / "objects")
+    store.put("raw/a", b"x", is_synced=False)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreUnavailableError, match="raw/a") as caught:
+        store.sync(["raw/a"])
+    assert caught.value.code == "store_full"
 
 
 STALL_IN_A_PROCESS = """

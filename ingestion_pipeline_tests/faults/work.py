@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
-import llama_cloud  # noqa: F401  the vendors' SDKs take seconds
 import uvicorn
 
 from ingestion_pipeline.adapters import llamacloud, object_store, openai_embedder  # noqa: F401  for who is forked

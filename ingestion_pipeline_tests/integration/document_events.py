@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 import psycopg2
 import psycopg2.extras
 from conftest import DatabaseUrls
-from stored_documents import BAD_FILE, MODEL, OWNER, accept_all, chunks_of, parsed_text, vectors_for
+from stored_documents import BAD_FILE, MODEL, OWNER, accept_all, chunks_of, parse_result, vectors_for
 
 from ingestion_pipeline.adapters.postgres.catalogue import PostgresCatalogue
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.domain import SETTLED, Document, ParseOutcome, State
-from ingestion_pipeline.ports import ChunkResult, ParseResult
+from ingestion_pipeline.ports import ChunkResult
 
 TEXT = ["One chunk a document is enough."]
 STEPS_TO_THE_END = 40
@@ -80,7 +80,7 @@ def step(run: Run, store: PostgresDocumentStore) -> None:
         case State.UPLOADED:
             store.parse_submitted(document, claim, parse_job_of(document.document_id, document.parse_round), 60.0)
         case State.PARSED:
-            store.parsed(claim, [ParseResult(document, "parsed/key", parsed_text(TEXT[0]))])
+            store.parsed(claim, [parse_result(document, "parsed/key", TEXT[0])])
         case State.PARSE_VALIDATED:
             store.chunks_stored(claim, [ChunkResult(document, chunks_of(document.document_id, TEXT))])
         case State.CHUNKS_STORED:

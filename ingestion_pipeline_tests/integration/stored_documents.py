@@ -20,6 +20,7 @@ from ingestion_pipeline.domain import (
     ParsedText,
     ParseOutcome,
     State,
+    VendorCall,
     chunk_id_for,
     document_id_for,
     sha256_of,
@@ -157,6 +158,13 @@ def parsed_text(text: str = "\n".join(TEXTS)) -> ParsedText:
     return ParsedText(text=text, page_numbers=(1, 3), page_starts=(0, 16), failed_pages=(2,))
 
 
+def parse_result(
+    document: Document, key: str, text: str = "\n".join(TEXTS), bill: VendorCall | None = None
+) -> ParseResult:
+    """A document's text as the parsed asset stores it."""
+    return ParseResult(document, key, sha256_of(text), parsed_text(text), bill)
+
+
 def accept_all(document_id: UUID, facts: PromotionFacts) -> None:
     """A check of a promotion that finds nothing."""
 
@@ -208,7 +216,7 @@ class Walk:
             (State.PARSED, lambda: (self.parse(), self.take())),
             (
                 State.PARSE_VALIDATED,
-                lambda: self.store.parsed(self.claim, [ParseResult(self.document(), "parsed/x", parsed_text())]),
+                lambda: self.store.parsed(self.claim, [parse_result(self.document(), "parsed/x")]),
             ),
             (
                 State.CHUNKS_STORED,

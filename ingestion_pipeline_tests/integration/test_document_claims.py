@@ -18,7 +18,7 @@ from stored_documents import (
     events,
     everything,
     job,
-    parsed_text,
+    parse_result,
     register,
     sql,
     vectors_for,
@@ -29,7 +29,7 @@ from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.domain import Lane, State
 from ingestion_pipeline.errors import ClaimLostError
-from ingestion_pipeline.ports import ChunkResult, ParseResult
+from ingestion_pipeline.ports import ChunkResult
 
 PLENTY = 1 << 40
 
@@ -211,7 +211,7 @@ WRITES: dict[str, tuple[State, Callable[[PostgresDocumentStore, Any, str], objec
     ),
     "parsed": (
         State.PARSED,
-        lambda store, document, claim: store.parsed(claim, [ParseResult(document, "key", parsed_text())]),
+        lambda store, document, claim: store.parsed(claim, [parse_result(document, "key")]),
     ),
     "chunks_stored": (
         State.PARSE_VALIDATED,
@@ -270,10 +270,10 @@ def test_a_step_from_a_state_that_is_over_is_refused(owner: str, store: Postgres
     (document_id,) = register(owner)
     walk = Walk(store, document_id)
     earlier = walk.to(State.PARSED)
-    store.parsed(walk.claim, [ParseResult(earlier, "key", parsed_text())])
+    store.parsed(walk.claim, [parse_result(earlier, "key")])
     before = everything(owner, document_id)
     for late in (
-        lambda: store.parsed(walk.claim, [ParseResult(earlier, "other key", parsed_text())]),
+        lambda: store.parsed(walk.claim, [parse_result(earlier, "other key")]),
         lambda: store.dead_letter(earlier, walk.claim, BAD_FILE),
         lambda: store.resubmit(earlier, walk.claim, OUTAGE, 0.0),
         lambda: store.replay(replace(earlier, state=State.FAILED_PARSE)),

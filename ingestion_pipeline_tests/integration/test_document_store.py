@@ -17,6 +17,7 @@ from stored_documents import (
     events,
     everything,
     job,
+    parse_result,
     parsed_text,
     register,
     sql,
@@ -25,8 +26,8 @@ from stored_documents import (
 
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
-from ingestion_pipeline.domain import Lane, ParseOutcome, State
-from ingestion_pipeline.ports import ChunkResult, ParseResult
+from ingestion_pipeline.domain import Lane, ParseOutcome, State, sha256_of
+from ingestion_pipeline.ports import ChunkResult
 
 PLENTY = 1 << 40
 
@@ -65,9 +66,13 @@ def test_a_document_lives_from_upload_to_search(database_urls: DatabaseUrls, sto
     claim, _ = claim_one(store, Lane.PROCESS)
     (document,) = store.load([document_id])
     assert (document.state, document.parse_outcome) == (State.PARSED, ParseOutcome.PARTIAL_SUCCESS)
-    store.parsed(claim, [ParseResult(document, "parsed/1", parsed_text())])
+    store.parsed(claim, [parse_result(document, "parsed/1")])
     (document,) = store.load([document_id])
-    assert (document.parsed_key, document.parsed_sha256, document.page_count) == ("parsed/1", parsed_text().sha256, 3)
+    assert (document.parsed_key, document.parsed_sha256, document.page_count) == (
+        "parsed/1",
+        sha256_of(parsed_text().text),
+        3,
+    )
     assert (document.page_numbers, document.page_starts, document.failed_pages) == ((1, 3), (0, 16), (2,))
     store.chunks_stored(claim, [ChunkResult(document, chunks_of(document_id))])
     (document,) = store.load([document_id])

@@ -9,13 +9,12 @@ import pytest
 from conftest import DatabaseUrls
 from running_api import OWNER as SEARCHER
 from running_api import RunningApi
-from stored_documents import MODEL, OTHER_OWNER, OWNER, Walk, parsed_text, register, sql, vectors_for
+from stored_documents import MODEL, OTHER_OWNER, OWNER, Walk, parse_result, register, sql, vectors_for
 
 from ingestion_pipeline.adapters.postgres.connection import Database
 from ingestion_pipeline.adapters.postgres.document_store import PostgresDocumentStore
 from ingestion_pipeline.domain import State
 from ingestion_pipeline.errors import ClaimLostError
-from ingestion_pipeline.ports import ParseResult
 from ingestion_pipeline.stages.usage import embedding_call, embedding_cost_usd, parsing_call
 
 
@@ -68,12 +67,12 @@ def test_a_parsed_document_is_billed_by_the_page(database_urls: DatabaseUrls, st
     walk = Walk(store, register(database_urls.owner)[0])
     document = walk.to(State.PARSED)
     bill = parsing_call("cost_effective", walk.document_id, 3)
-    store.parsed(walk.claim, [ParseResult(document, "parsed/x", parsed_text(), bill)])
+    store.parsed(walk.claim, [parse_result(document, "parsed/x", bill=bill)])
     assert ledger(database_urls) == [
         ("llamacloud", "parse", "cost_effective", OWNER, walk.document_id, 0, 3, Decimal("0.01125"), None, "ok")
     ]
     with pytest.raises(ClaimLostError):  # its state has moved on: nothing is billed twice
-        store.parsed(walk.claim, [ParseResult(document, "parsed/x", parsed_text(), bill)])
+        store.parsed(walk.claim, [parse_result(document, "parsed/x", bill=bill)])
     assert len(ledger(database_urls)) == 1
 
 

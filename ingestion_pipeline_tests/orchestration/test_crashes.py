@@ -1,12 +1,13 @@
 """A process that dies between two stages: the next one re-does only what is missing, and Dagster ends up all green."""
 
 from typing import Any
+from uuid import UUID
 
 import dagster as dg
 import pytest
 
 from ingestion_pipeline.domain import State
-from ingestion_pipeline.errors import DatabaseUnavailableError
+from ingestion_pipeline.errors import DatabaseUnavailableError, StoreUnavailableError
 from ingestion_pipeline.pipeline.report import Asset
 from orchestration.faulty_ports import Around, DyingStore
 from orchestration.pipeline_under_test import PipelineUnderTest, document_text, failure_of, only
@@ -116,3 +117,23 @@ def test_parse_jobs_that_could_not_be_written_down_are_found_once_the_database_i
     assert only(pipeline.submit()).success
     assert {pipeline.document(document_id).state for document_id in document_ids} == {State.PARSE_QUEUED}
     assert pipeline.calls("llamacloud", "create_parse_job") == len(document_ids)
+
+
+def test_texts_are_made_durable_before_a_state_says_that_they_are_there(pipeline: PipelineUnderTest) -> None:
+    documents = {pipeline.upload(document_text(title)) for title in ("one", "two", "three")}
+    pipeline.submit()
+    pipeline.finish_parsing()
+    synced: list[tuple[str, State]] = []
+
+    class WatchedObjects(Around):
+        def sync(self, keys: list[str]) -> None:
+            synced.extend((key, pipeline.document(UUID(key[-39:-3])).state) for key in keys)
+            if len(synced) == len(documents):
+                raise StoreUnavailableError("the disk is away")
+            self._real.sync(keys)
+
+    pipeline.with_services(objects=WatchedObjects(pipeline.services.objects)).process()
+    assert len(synced) == 2 * len(documents), "together, and after the failure one by one"
+    assert {state for _, state in synced} == {State.PARSED}
+    assert {UUID(key[-39:-3]) for key, _ in synced} == documents
+    assert {pipeline.document(document_id).state for document_id in documents} == {State.COMPLETE}

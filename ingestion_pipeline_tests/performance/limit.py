@@ -1,9 +1,9 @@
 """The limit: what a program written by hand for nothing but this reaches. Throughput is held against it.
 
-Files are read, cut by characters, embedded in large requests over bare HTTP, several in flight, and copied into
-pgvector in PostgreSQL's binary format. It is incremental and can be resumed: a document's row, which holds its hash and
-where its chunks lie in it, is committed after its chunks, and a chunk that is stored already is not embedded again. It
-has no states, history, checks, leases, retries or owners, and it counts no tokens.
+Files are read, or the parser's results fetched, cut by characters, embedded in large requests over bare HTTP, several
+in flight, and copied into pgvector in PostgreSQL's binary format. It is incremental and can be resumed: a document's
+row, which holds its hash and where its chunks lie in it, is committed after its chunks, and a chunk that is stored
+already is not embedded again. It has no states, history, checks, leases, retries or owners, and it counts no tokens.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import hashlib
 import resource
 import struct
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -34,6 +35,7 @@ CHUNK_CHARACTERS = 2000
 OVERLAP_CHARACTERS = 200
 CHUNKS_A_REQUEST = 256
 REQUESTS_IN_FLIGHT = 8
+RESULTS_IN_FLIGHT = 16
 WRITERS = 2
 
 TABLES = f"""
@@ -58,6 +60,14 @@ DROP_OLD_CHUNKS = """
 delete from limit_chunks as c using limit_documents as d
 where d.name = any(%s) and c.name = d.name and c.digest <> all(d.digests)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Texts that are with the parser: names, and ids of the jobs whose results they are."""
+
+    parser_url: str
+    jobs: Sequence[tuple[str, str]]
 
 
 @dataclass(slots=True)
@@ -92,14 +102,14 @@ class _Piece:
     text: str
 
 
-def run(folder: Path, database_url: str, embeddings_url: str) -> Outcome:
-    """Bring the database up to date with the Markdown files of a folder. Tables are made before the clock runs."""
+def run(source: Path | Results, database_url: str, embeddings_url: str) -> Outcome:
+    """Bring the database up to date with a folder's files or with results. Tables are made before the clock runs."""
     with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(TABLES)
     before = resource.getrusage(resource.RUSAGE_SELF)
     started = time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        outcome = runner.run(_Run(folder, database_url, embeddings_url).go())
+        outcome = runner.run(_Run(source, database_url, embeddings_url).go())
     outcome.seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_SELF)
     outcome.cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -122,10 +132,10 @@ def cut(text: str) -> Iterator[tuple[int, int]]:
 
 
 class _Run:
-    def __init__(self, folder: Path, database_url: str, embeddings_url: str) -> None:
-        self._folder = folder
+    def __init__(self, source: Path | Results, database_url: str, embeddings_url: str) -> None:
+        self._source = source
         self._database_url = database_url
-        self._client = _Client(embeddings_url)
+        self._embedder = _Client(embeddings_url, "sk-limit")
         self._outcome = Outcome()
         self._done: list[_Document] = []
         self._answers: asyncio.Queue[tuple[list[_Piece], bytes] | None] = asyncio.Queue(2 * WRITERS)
@@ -152,11 +162,24 @@ class _Run:
             await asyncio.get_running_loop().run_in_executor(threads, self._finish, connection)
         return self._outcome
 
-    def _pieces(self) -> Iterator[_Piece]:
-        """Chunks that have no vector yet, of documents that are new or changed."""
-        for path in sorted(self._folder.iterdir()):
-            data = path.read_bytes()
-            document = _Document(path.name, hashlib.sha256(data).digest())
+    async def _texts(self) -> AsyncIterator[tuple[str, bytes]]:
+        if isinstance(self._source, Path):
+            for path in sorted(self._source.iterdir()):
+                yield path.name, path.read_bytes()
+            return
+        parser = _Client(self._source.parser_url, "llx-limit")
+        fetched: deque[tuple[str, asyncio.Task[bytes]]] = deque()
+        for name, job in self._source.jobs:
+            fetched.append((name, asyncio.create_task(parser.ask(f"GET /api/v2/parse/{job}?expand=markdown"))))
+            if len(fetched) == RESULTS_IN_FLIGHT:
+                yield await _text(*fetched.popleft())
+        for each in fetched:
+            yield await _text(*each)
+
+    async def _pieces(self) -> AsyncIterator[list[_Piece]]:
+        """Chunks that have no vector yet, of each document that is new or changed."""
+        async for name, data in self._texts():
+            document = _Document(name, hashlib.sha256(data).digest())
             self._outcome.documents += 1
             if self._known.get(document.name) == document.sha256:
                 self._outcome.unchanged += 1
@@ -175,15 +198,16 @@ class _Run:
             document.open = len(pieces)
             if not pieces:
                 self._done.append(document)
-            yield from pieces
+            yield pieces
 
     async def _requests(self) -> AsyncIterator[list[_Piece]]:
         batch: list[_Piece] = []
-        for piece in self._pieces():
-            batch.append(piece)
-            if len(batch) == CHUNKS_A_REQUEST:
-                yield batch
-                batch = []
+        async for pieces in self._pieces():
+            for piece in pieces:
+                batch.append(piece)
+                if len(batch) == CHUNKS_A_REQUEST:
+                    yield batch
+                    batch = []
         if batch:
             yield batch
 
@@ -193,7 +217,9 @@ class _Run:
                 batch = await anext(requests, None)
             if batch is None:
                 return
-            answer = await self._client.embed([piece.text for piece in batch])
+            texts = [piece.text for piece in batch]
+            body = to_json({"model": MODEL, "input": texts, "encoding_format": "base64"})
+            answer = await self._embedder.ask("POST /embeddings", body)
             self._outcome.embedded += len(batch)
             await self._answers.put((batch, _rows(batch, answer)))
 
@@ -238,28 +264,35 @@ def _rows(batch: Sequence[_Piece], answer: bytes) -> bytes:
     return b"".join(parts)
 
 
-class _Client:
-    """POST over connections that are kept; an answer other than 200 is an error."""
+async def _text(name: str, result: "asyncio.Task[bytes]") -> tuple[str, bytes]:
+    pages = from_json(await result)["markdown"]["pages"]
+    return name, "\n\n".join([page["markdown"] for page in pages]).encode()
 
-    def __init__(self, url: str) -> None:
+
+class _Client:
+    """HTTP over connections that are kept; an answer other than 200 is an error."""
+
+    def __init__(self, url: str, key: str) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 80)
+        self._path = parts.path
         self._head = (
-            f"POST {parts.path}/embeddings HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer sk-limit\r\n"
+            f" HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {key}\r\n"
             "Content-Type: application/json\r\nContent-Length: "
-        ).encode()
+        )
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def embed(self, texts: Sequence[str]) -> bytes:
-        body = to_json({"model": MODEL, "input": texts, "encoding_format": "base64"})
+    async def ask(self, request: str, body: bytes = b"") -> bytes:
+        """What is answered to a method and the path below the URL."""
+        method, path = request.split(" ")
         reader, writer = (
             self._idle.pop() if self._idle else await asyncio.open_connection(*self._address, limit=1 << 22)
         )
-        writer.writelines((self._head, b"%d\r\n\r\n" % len(body), body))
+        writer.writelines((f"{method} {self._path}{path}{self._head}{len(body)}\r\n\r\n".encode(), body))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
         answer = await reader.readexactly(length)
         if head.split(b" ", 2)[1] != b"200":
-            raise RuntimeError(f"the embeddings API answered {head.splitlines()[0].decode()}: {answer[:200]!r}")
+            raise RuntimeError(f"{request} was answered {head.splitlines()[0].decode()}: {answer[:200]!r}")
         self._idle.append((reader, writer))
         return answer

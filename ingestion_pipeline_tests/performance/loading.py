@@ -16,13 +16,17 @@ from ingestion_pipeline.dagster_defs.resources import build_services
 from ingestion_pipeline.domain import Lane, ParseOutcome, document_id_for, sha256_of
 from ingestion_pipeline.pipeline.services import Services
 from ingestion_pipeline.settings import Settings
-from ingestion_pipeline.stages.normalise import normalise
-from ingestion_pipeline_tests.performance import worker
+from ingestion_pipeline.stages.normalise import normalise_encoded
+from ingestion_pipeline_tests.performance import limit, worker
 
 POLL_SECONDS = 0.05
 PARSE_TIMEOUT_SECONDS = 600.0
 UNPARSED = """
 select document_id, parse_job_id from upload_pipeline.upload_jobs where state = 'parse_queued' and parse_outcome is null
+"""
+RESULTS = """
+select d.filename, j.parse_job_id from upload_pipeline.documents as d
+inner join upload_pipeline.upload_jobs as j using (document_id) order by d.filename
 """
 UNFINISHED = """
 select state, last_error_message, count(*) from upload_pipeline.upload_jobs where state <> 'complete' group by 1, 2
@@ -71,12 +75,19 @@ def validate_parsed(settings: Settings, owner_url: str) -> None:
         found = _rows(cursor, "select document_id, owner_id, parse_job_id from upload_pipeline.upload_jobs")
         rows = []
         for document_id, owner_id, job_id in found:
-            parsed = normalise(services.parser.pages(job_id))
+            encoded = normalise_encoded(services.parser.pages(job_id))
             key = f"parsed/{owner_id}/{document_id}.md"
-            services.objects.put(key, parsed.text.encode())
-            rows.append((document_id, key, parsed.sha256, list(parsed.page_numbers), list(parsed.page_starts)))
+            services.objects.put(key, encoded.data)
+            rows.append((document_id, key, encoded.sha256, list(encoded.page_numbers), list(encoded.page_starts)))
         psycopg2.extras.execute_values(cursor, STORE_TEXTS, rows, template="(%s::uuid, %s, %s::bytea, %s, %s)")
         cursor.execute(TO_VALIDATED)
+
+
+def results_of(settings: Settings, owner_url: str) -> limit.Results:
+    """Where the limit finds the texts of documents whose parsing has ended."""
+    with closing(psycopg2.connect(owner_url)) as connection, connection.cursor() as cursor:
+        jobs = _rows(cursor, RESULTS)
+    return limit.Results(settings.llama_cloud_base_url, [(str(name), str(job)) for name, job in jobs])
 
 
 def upload(settings: Settings, services: Services, files: Sequence[Path]) -> list[UUID]:

@@ -96,11 +96,11 @@ class Surroundings:
         """The environment of a process that runs Dagster on the site's database."""
         return dagster_environment(site.urls.worker, self.folder, 0)
 
-    def limit(self, corpus: Path, site: Site) -> tuple[limit.Outcome, Cpu]:
+    def limit(self, source: Path | limit.Results, site: Site) -> tuple[limit.Outcome, Cpu]:
         """Run the hand-written limit in a process of its own."""
         with self.process() as run_in_it:
             before = self.cpu()
-            outcome: limit.Outcome = run_in_it(limit.run, corpus, site.urls.owner, self.mocks.openai_base_url)
+            outcome: limit.Outcome = run_in_it(limit.run, source, site.urls.owner, self.mocks.openai_base_url)
             return outcome, self.cpu().since(before)
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The whole line after parsing, with and without Dagster, against the limit on the same texts."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from ingestion_pipeline.dagster_defs.sensors import FLOOD_RUNS
 from ingestion_pipeline.domain import Lane
 from ingestion_pipeline_tests.performance import loading, worker
 from ingestion_pipeline_tests.performance.corpus import Sizes, write_corpus
+from ingestion_pipeline_tests.performance.limit import Results
 from ingestion_pipeline_tests.performance.report import Figure
 from ingestion_pipeline_tests.performance.surroundings import Cpu, Site, Surroundings
 
@@ -40,25 +42,31 @@ class Round:
 
 
 def measure(here: Surroundings, sizes: Sizes, rounds: int) -> Iterator[Figure]:
-    """Wall clock and CPU of the limit, of the pipeline and of Dagster runs, from both states behind the parser."""
+    """Wall clock and CPU of the limit, of the pipeline and of Dagster runs, from both states behind the parser.
+
+    The limit begins where they do: with texts that are there already, or with results that are to be fetched.
+    """
     corpus = here.folder / "throughput"
     parsed = loaded(here, corpus, sizes)
     validated = here.site(parsed)
     with here.process() as run_in_it:
         run_in_it(loading.validate_parsed, here.settings(validated), validated.urls.owner)
-    limits: list[Round] = []
-    others: dict[str, list[Round]] = {}
+    begun = {
+        "parse_validated": (validated, corpus),
+        "parsed": (parsed, loading.results_of(here.settings(parsed), parsed.urls.owner)),
+    }
+    taken: dict[str, dict[str, list[Round]]] = {state: defaultdict(list) for state in begun}
     for _ in range(rounds):
-        limits.append(limit_round(here, corpus))
-        for state, source in (("parsed", parsed), ("parse_validated", validated)):
+        for state, (site, source) in begun.items():
+            taken[state]["limit"].append(limit_round(here, source))
             for name, dagster, at_once in WAYS:
-                taken = pipeline_round(here, source, sizes, dagster=dagster, at_once=at_once)
-                others.setdefault(f"{name}, from {state}", []).append(taken)
-    lowest = _median(limits)
-    for what, taken in {"limit": limits, **others}.items():
-        yield from _figures(what, _median(taken), lowest, sizes.documents)
-    chunks = _median(others["Dagster, from parsed"]).chunks
-    yield Figure("throughput", "chunks of a document", chunks / sizes.documents, "", lowest.chunks / sizes.documents)
+                taken[state][name].append(pipeline_round(here, site, sizes, dagster=dagster, at_once=at_once))
+    for state, ways in taken.items():
+        lowest = _median(ways["limit"])
+        for name, measured in ways.items():
+            yield from _figures(f"{name}, from {state}", _median(measured), lowest, sizes.documents)
+        chunks = _median(ways["Dagster"]).chunks / sizes.documents
+        yield Figure("throughput", f"chunks of a document, from {state}", chunks, "", lowest.chunks / sizes.documents)
     for site in (parsed, validated):
         here.drop(site)
     if sizes.big:
@@ -89,10 +97,10 @@ def loaded(here: Surroundings, corpus: Path, sizes: Sizes) -> Site:
     return site
 
 
-def limit_round(here: Surroundings, corpus: Path) -> Round:
+def limit_round(here: Surroundings, source: Path | Results) -> Round:
     """The limit on an empty database."""
     site = here.site()
-    outcome, shared = here.limit(corpus, site)
+    outcome, shared = here.limit(source, site)
     here.drop(site)
     return Round(outcome.seconds, outcome.cpu_seconds, shared, outcome.chunks)
 

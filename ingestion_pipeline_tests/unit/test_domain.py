@@ -13,7 +13,6 @@ from ingestion_pipeline.domain import (
     NAMESPACE,
     SETTLED,
     TRANSITIONS,
-    ParsedText,
     State,
     chunk_id_for,
     chunk_ids,
@@ -91,4 +90,3 @@ def test_a_document_is_told_by_owner_and_content_and_a_chunk_by_its_position() -
 
 def test_hashes_are_of_the_utf_8_form() -> None:
     assert sha256_of("é").hex() == "4a99557e4033c3539de2eb65472017cad5f9557f7a0625a09f1c3f6e2ba69c4c"
-    assert ParsedText("é", (1,), (0,)).sha256 == sha256_of("é")

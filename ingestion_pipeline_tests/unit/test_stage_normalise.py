@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestion_pipeline.domain import ParsedPage, ParsedText
+from ingestion_pipeline.domain import ParsedPage, ParsedText, sha256_of
 from ingestion_pipeline.errors import InvalidDocumentError
 from ingestion_pipeline.stages.normalise import (
     check_page_starts,
     check_text_hash,
     check_text_present,
     normalise,
+    normalise_encoded,
     normalise_text,
     validate,
 )
@@ -123,7 +124,9 @@ def test_each_page_is_found_at_its_start_and_none_is_lost(texts: list[str | None
     kept = [(number, text) for number, text in kept if text]
     assert [number for number, _ in kept] == list(parsed.page_numbers)
     assert all(parsed.text.startswith(text, start) for (_, text), start in zip(kept, parsed.page_starts, strict=True))
-    assert all(result.passed for result in validate(parsed, parsed.sha256, parsed.sha256))
+    encoded = normalise_encoded(pages)
+    assert encoded.decoded() == parsed
+    assert all(result.passed for result in validate(parsed, encoded.sha256, sha256_of(parsed.text)))
 
 
 def test_a_line_of_many_spaces_is_normalised_in_a_blink() -> None:
@@ -136,9 +139,8 @@ def test_an_empty_text_fails_its_check(text: str) -> None:
 
 
 def test_a_changed_text_fails_the_check_of_its_hash() -> None:
-    parsed = of_one("a")
-    assert check_text_hash(parsed.sha256, parsed.sha256).passed
-    assert not check_text_hash(of_one("b").sha256, parsed.sha256).passed
+    assert check_text_hash(sha256_of("a"), sha256_of("a")).passed
+    assert not check_text_hash(sha256_of("b"), sha256_of("a")).passed
 
 
 @pytest.mark.parametrize(

@@ -82,22 +82,32 @@ class CircuitBreaker:
         open, uses up no attempt.
         """
         probe_id, call_id = self._enter(), uuid4()
-        bound = log.bind(vendor=self._vendor.value, operation=operation, call_id=str(call_id))
         started = time.perf_counter()
-        try:
-            with structlog.contextvars.bound_contextvars(call_id=str(call_id)):
-                yield call_id
-        except ANSWERS as error:
+
+        def told(outcome: str) -> float:
             seconds = time.perf_counter() - started
-            bound.info("vendor call", outcome=error.code, seconds=round(seconds, 3))
-            call = VendorCall(self._vendor, operation, model, (share(error),), seconds, error.code, call_id)
-            counts = speaks_of_health(error)
-            view = self._failed(FailedCall(call, error.message, counts, error.retry_after_seconds), probe_id)
-            if counts and view.verdict != "closed":
-                error.uses_attempt = False
-                error.retry_after_seconds = max(error.retry_after_seconds or 0.0, self._wait_seconds(view))
-            raise
-        bound.info("vendor call", outcome="ok", seconds=round(time.perf_counter() - started, 3))
+            log.info(
+                "vendor call",
+                vendor=self._vendor.value,
+                operation=operation,
+                outcome=outcome,
+                seconds=round(seconds, 3),
+            )
+            return seconds
+
+        with structlog.contextvars.bound_contextvars(call_id=str(call_id)):
+            try:
+                yield call_id
+            except ANSWERS as error:
+                seconds = told(error.code)
+                call = VendorCall(self._vendor, operation, model, (share(error),), seconds, error.code, call_id)
+                counts = speaks_of_health(error)
+                view = self._failed(FailedCall(call, error.message, counts, error.retry_after_seconds), probe_id)
+                if counts and view.verdict != "closed":
+                    error.uses_attempt = False
+                    error.retry_after_seconds = max(error.retry_after_seconds or 0.0, self._wait_seconds(view))
+                raise
+            told("ok")
         self._succeeded(probe_id)
 
     def _enter(self) -> UUID | None:

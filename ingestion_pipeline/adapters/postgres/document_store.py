@@ -177,7 +177,7 @@ class PostgresDocumentStore:
             {
                 "document_id": str(result.document.document_id),
                 "parsed_key": result.parsed_key,
-                "parsed_sha256": result.parsed.sha256.hex(),
+                "parsed_sha256": result.sha256.hex(),
                 "page_numbers": result.parsed.page_numbers,
                 "page_starts": result.parsed.page_starts,
                 "failed_pages": result.parsed.failed_pages,
