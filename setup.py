@@ -78,6 +78,7 @@ DEV = [
     "pandas-stubs>=2.3",
     "hypothesis>=6.140,<7",
     "compose-spec>=0.2,<0.3",
+    "cryptography>=45,<51",
     "openapi-spec-validator>=0.8,<1",
     "jsonschema>=4.26,<5",
     "PyYAML>=6,<7",

@@ -14,7 +14,7 @@ MOST_KEPT = 64  # connections that wait for their next request
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """By which all vendors are known, once a process: certifi's certificates, or those of SSL_CERT_FILE."""
+    """By which all vendors are known, once a process: the system's certificates, or those of SSL_CERT_FILE."""
     import httpx2
 
     return httpx2.create_ssl_context()

@@ -1,20 +1,28 @@
 """What the LlamaCloud adapter sends, held against what the vendor's own SDK sends for the same operations."""
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from llama_cloud import LlamaCloud
 from parsers_under_test import KEY, SECRET, TEXT, request_for
 
 from ingestion_pipeline.adapters.llamacloud import FIND_PAGE_SIZE, LlamaCloudParser
+from ingestion_pipeline.adapters.vendor_connections import tls_context
 from ingestion_pipeline.errors import ConfigurationError, VendorRejectedError, VendorUnavailableError
 from mock_services.process import MockServices, start_mock_services
 
@@ -183,6 +191,42 @@ def test_the_proxy_that_the_environment_names_is_asked_but_for_hosts_that_it_exc
     assert [path for _, path, *_ in recorder.sent] == ["/api/v2/parse/pjb-1"]
     assert recorder.headers["host"] == "cloud.example"
     assert recorder.headers.get("proxy-authorization") == ("Basic dXNlcjp3b3Jk" if scheme else None)
+
+
+def test_a_server_is_known_by_its_certificate(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    recorder.socket = context.wrap_socket(recorder.socket, server_side=True)
+    address = f"https://localhost:{recorder.server_address[1]}"
+    with pytest.raises(VendorUnavailableError, match="can't be reached"):
+        parser_at(address).status("pjb-1")
+    assert recorder.sent == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls_context.cache_clear()
+    try:
+        assert parser_at(address).status("pjb-1").job_id == "pjb-1"
+    finally:
+        tls_context.cache_clear()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate of `localhost` that nobody knows, and its key."""
+    secret = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    made = (
+        x509.CertificateBuilder(name, name, secret.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(secret, hashes.SHA256())
+    )
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    key.write_bytes(secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return certificate, key
 
 
 def test_a_proxy_of_another_kind_is_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:

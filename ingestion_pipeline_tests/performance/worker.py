@@ -38,7 +38,9 @@ def prepare(
     global _driver  # noqa: PLW0603  one worker a process
     from ingestion_pipeline.dagster_defs.resources import build_services
     from ingestion_pipeline.dagster_defs.warm_code_server import PRELOADED
+    from ingestion_pipeline.logs import configure_logging
 
+    configure_logging()
     services = build_services(settings)
     services.embedder.embed(["warm"])
     if dagster_environment is None:
