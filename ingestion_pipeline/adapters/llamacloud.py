@@ -47,6 +47,7 @@ __all__ = ["LlamaCloudParser", "ParseEvent", "WebhookRejectedError", "parse_fail
 FILES, JOBS = "/api/v1/beta/files", "/api/v2/parse"
 FIND_PAGES, FIND_PAGE_SIZE = 10, 100  # a job that we lost the answer of is young, and listings begin with the newest
 CONNECT_SECONDS = 5.0
+STALL_SECONDS = 20.0  # of an upload: connecting, and sending each block
 
 
 class _OverError(IngestionError):
@@ -79,9 +80,10 @@ class LlamaCloudParser:
         }
         self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
         self._headers |= urllib3.make_headers(accept_encoding="gzip", user_agent="ingestion-pipeline")
-        # What is sent has the time of connecting for each block.
-        self._upload_timeout = urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds)
-        self._timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, timeout_seconds), read=timeout_seconds)
+        self._upload_timeout, self._timeout = (
+            urllib3.Timeout(connect=min(seconds, timeout_seconds), read=timeout_seconds)
+            for seconds in (STALL_SECONDS, CONNECT_SECONDS)
+        )
         self._connections = connections_to(base_url)
 
     def submit(self, request: ParseRequest) -> ParseJob:
