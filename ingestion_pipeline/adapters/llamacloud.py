@@ -1,8 +1,8 @@
 """LlamaParse (LlamaCloud's API v2) over HTTP; its webhooks and its answers are read in the modules beside this.
 
-Not through the vendor's SDK, which lets answers of wrong types through, so that everything is read here anyway, and
-takes four times the CPU of a request. It knows no more of the API than a path and a few fields, and the tests hold what
-is sent here against what it sends.
+Not through the vendor's SDK, which takes four times the CPU of a request and lets answers of wrong types through, so
+that they had to be read here anyway. What it knows besides are paths and the names of fields: the tests hold what is
+sent here against what it sends.
 """
 
 import contextlib

@@ -71,7 +71,10 @@ def refusal(status: int, body: object, headers: Mapping[str, str], secrets: tupl
         code = "rate_limited" if status == 429 else None
         wait = retry_after_seconds(headers)
         return VendorUnavailableError(f"LlamaCloud answers {status}{said}", code=code, retry_after_seconds=wait)
-    kind, code, meaning = _REFUSALS.get(status, (VendorRejectedError, "parser_rejected", "it refused the request"))
+    kind, code, meaning = _REFUSALS.get(
+        404 if status < 400 else status,  # no redirect is followed
+        (VendorRejectedError, "parser_rejected", "it refused the request"),
+    )
     return kind(f"LlamaCloud answers {status}: {meaning}{said}", code=code)
 
 

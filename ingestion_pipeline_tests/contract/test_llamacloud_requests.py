@@ -1,5 +1,6 @@
 """What the LlamaCloud adapter sends, held against what the vendor's own SDK sends for the same operations."""
 
+import gzip
 import json
 import ssl
 import threading
@@ -42,6 +43,7 @@ class Recorder(ThreadingHTTPServer):
         self.sent: list[Sent] = []
         self.headers: dict[str, str] = {}
         self.location = ""
+        self.is_compressing = False
         recorder = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,9 +56,13 @@ class Recorder(ThreadingHTTPServer):
                 recorder.headers = {name.lower(): value for name, value in self.headers.items()}
                 recorder.sent.append((self.command, url.path, parse_qs(url.query), self.headers["Authorization"], told))
                 said = json.dumps(ANSWER).encode()
+                if recorder.is_compressing:
+                    said = gzip.compress(said)
                 self.send_response(307 if recorder.location else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(said)))
+                if recorder.is_compressing:
+                    self.send_header("Content-Encoding", "gzip")
                 if recorder.location:
                     self.send_header("Location", recorder.location)
                 self.end_headers()
@@ -162,13 +168,15 @@ def sorted_events(sent: list[Sent]) -> list[Sent]:
 def test_a_redirect_is_an_error_and_the_key_is_sent_nowhere_else(recorder: Recorder) -> None:
     with Recorder() as other:
         recorder.location = f"{other.url}/api/v2/parse/pjb-1"
-        with pytest.raises(VendorRejectedError, match="307"):
-            parser_at(recorder.url).status("pjb-1")
+        with pytest.raises(VendorRejectedError, match=r"307: .* is the base URL right") as caught:
+            parser_at(recorder.url).submit(request_for())
+    assert caught.value.code == "parser_not_found"
     assert len(recorder.sent) == 1
 
 
 def test_an_answer_may_be_compressed(recorder: Recorder) -> None:
-    parser_at(recorder.url).status("pjb-1")
+    recorder.is_compressing = True
+    assert parser_at(recorder.url).status("pjb-1").job_id == "pjb-1"
     assert recorder.headers["accept-encoding"] == "gzip"
 
 
