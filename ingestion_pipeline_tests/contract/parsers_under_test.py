@@ -1,6 +1,10 @@
-"""What the suites of the LlamaCloud adapter share: a parser on the mock service, requests, waiting for a job."""
+"""What the suites of the LlamaCloud adapter share: a parser, requests, a server, waiting for a job."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +15,36 @@ from mock_services.process import MockServices
 
 KEY, SECRET = "llx-a-secret-that-no-message-shows", "a-signing-secret-of-ours"
 TEXT = "# A contract\n\nBetween one party and another.\n"
+
+
+class Quiet:
+    """Of a handler of requests: it says nothing of them."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name of the standard library
+        pass
+
+
+class LoopbackServer(ThreadingHTTPServer):
+    """On a free port of this machine, in threads that do not outlive the tests."""
+
+    daemon_threads = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serves within the block, and is closed behind it."""
+        with self:
+            thread = threading.Thread(target=self.serve_forever)
+            thread.start()
+            yield
+            self.shutdown()
+            thread.join()
 
 
 def parser_of(services: MockServices, **changes: Any) -> LlamaCloudParser:

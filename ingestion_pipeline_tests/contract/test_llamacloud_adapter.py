@@ -1,17 +1,16 @@
 """The LlamaCloud adapter against a real HTTP server that speaks the vendor's contract: jobs, webhooks, failures."""
 
 import queue
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from parsers_under_test import SECRET, calls, finished, parser_of, request_for
+from parsers_under_test import SECRET, LoopbackServer, Quiet, calls, finished, parser_of, request_for
 
 from ingestion_pipeline.adapters import llamacloud
 from ingestion_pipeline.adapters.llamacloud import LlamaCloudParser, verify_webhook
@@ -29,30 +28,25 @@ class Delivery:
     body: bytes
 
 
-class Receiver(ThreadingHTTPServer):
+class Receiver(LoopbackServer):
     """Takes webhooks and answers 204."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         self.deliveries: queue.Queue[Delivery] = queue.Queue()
         deliveries = self.deliveries
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 deliveries.put(Delivery(self.path, self.headers["LC-Signature"], body))
                 self.send_response(204)
                 self.end_headers()
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name of the standard library
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/webhooks/llamaparse"
+        return f"{super().url}/webhooks/llamaparse"
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +63,9 @@ def services(running: MockServices) -> MockServices:
 
 @pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        thread = threading.Thread(target=receiver.serve_forever)
-        thread.start()
+    receiver = Receiver()
+    with receiver.serving():
         yield receiver
-        receiver.shutdown()
-        thread.join()
 
 
 @pytest.fixture

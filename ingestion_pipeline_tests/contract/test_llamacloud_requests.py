@@ -3,12 +3,11 @@
 import gzip
 import json
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from llama_cloud import LlamaCloud
-from parsers_under_test import KEY, SECRET, TEXT, request_for
+from parsers_under_test import KEY, SECRET, TEXT, LoopbackServer, Quiet, request_for
 
 from ingestion_pipeline.adapters.llamacloud import FIND_PAGE_SIZE, LlamaCloudParser
 from ingestion_pipeline.adapters.vendor_connections import tls_context
@@ -34,10 +33,8 @@ DOCUMENT, CORRELATION = UUID(int=1), UUID(int=2)
 Sent = tuple[str, str, dict[str, list[str]], str | None, Any]
 
 
-class Recorder(ThreadingHTTPServer):
+class Recorder(LoopbackServer):
     """Answers every request in one way and keeps method, path, query, credentials and body of each."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         self.sent: list[Sent] = []
@@ -46,7 +43,7 @@ class Recorder(ThreadingHTTPServer):
         self.is_compressing = False
         recorder = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
@@ -74,14 +71,7 @@ class Recorder(ThreadingHTTPServer):
             def do_POST(self) -> None:
                 self.answer()
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name of the standard library
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(Handler)
 
 
 def read_body(content_type: str, body: bytes) -> Any:
@@ -101,12 +91,9 @@ def read_body(content_type: str, body: bytes) -> Any:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    with Recorder() as recorder:
-        thread = threading.Thread(target=recorder.serve_forever)
-        thread.start()
+    recorder = Recorder()
+    with recorder.serving():
         yield recorder
-        recorder.shutdown()
-        thread.join()
 
 
 def parser_at(url: str) -> LlamaCloudParser:
