@@ -17,9 +17,8 @@ _MARKER = re.compile(
     r"^ {0,3}(?:(?P<atx>#{1,6})(?=[ \t\n]|\Z)|(?P<ticks>`{3,})(?=[^`\n]*$)|(?P<tildes>~{3,})|(?P<setext>=+|-+)[ \t]*$)",
     re.MULTILINE,
 )
-# A block without any of these has neither marker nor table.
-_SIGNS = ("#", "```", "~~~", "=\n", "-\n", "<t", "<T")
-_LOOKS = 1000
+# A block without any of these has neither marker nor table. Each begins with a character, not with a set of them.
+_SIGNS = [re.compile(sign, re.MULTILINE) for sign in ("#", "```", "~~~", "=$", "-$", "<[tT]")]
 _FRONT_MATTER = re.compile(r"---\n(?:.*\n)*?---(?=\n|\Z)")
 _NO_PARAGRAPH = re.compile(r" {0,3}(?:[-*+][ \t]|[>|<]|\d{1,9}[.)][ \t])| {4}|\t")
 _TABLE_TAG = re.compile(r"<(/?)table\b", re.IGNORECASE)
@@ -46,7 +45,7 @@ class Outline:
         self._headings: list[tuple[int, str]] = []
         self._path: tuple[str, ...] = ()
         self._has_unclosed_table = False
-        self._signs = dict.fromkeys(_SIGNS, -1)
+        self._next_signs = [-1 for _ in _SIGNS]
         self._next_sign = -1
 
     def blocks(self) -> Iterator[Block]:
@@ -79,22 +78,17 @@ class Outline:
             position = following
 
     def _look_for_signs(self, position: int) -> None:
-        for sign, found in self._signs.items():
-            if found < position:
-                self._signs[sign] = self._find(sign, position)
-        self._next_sign = min(self._signs.values())
+        for index, sign in enumerate(_SIGNS):
+            if self._next_signs[index] < position:
+                self._next_signs[index] = self._find(sign, position)
+        self._next_sign = min(self._next_signs)
 
-    def _find(self, sign: str, position: int) -> int:
-        """Where the sign comes next, or the length of the text. Its line feed is that at the end of the text too."""
+    def _find(self, sign: re.Pattern[str], position: int) -> int:
+        """Where the sign comes next, or the length of the text."""
         text = self._text
-        found = position - 1
-        for _ in range(_LOOKS):  # a single character is found far faster, and most texts have few of these
-            found = text.find(sign[0], found + 1)
-            if found < 0 or text.startswith(sign, found):
-                break
-        else:
-            found = text.find(sign, found)
-        return found if found >= 0 else len(text) - text.endswith(sign.rstrip("\n"))
+        start = text.find(sign.pattern[0], position)  # far faster, and many texts have no such character
+        match = sign.search(text, start) if start >= 0 else None
+        return match.start() if match else len(text)
 
     def _block_end(self, position: int) -> int:
         end = self._text.find("\n\n", position)
