@@ -6,13 +6,16 @@ a single one. Either lets other threads run meanwhile, and to get the turn back 
 paragraph: what can be counted together is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import toktok
 
 ENCODING = "cl100k_base"
+_SEPARATOR = "<|endoftext|>"
+_SEPARATOR_ID = (100257).to_bytes(4, "little")
+_SHORT = 10_000  # characters; of longer texts the library's own function is as fast
 
 
 @cache
@@ -27,7 +30,15 @@ def count_tokens(text: str) -> int:
     return count
 
 
-def count_each(texts: Iterable[str]) -> list[int]:
-    """The numbers of tokens of texts, in order; errors as of count_tokens."""
-    counts: list[int] = toktok.batch_count(texts, ENCODING, threads=1)
-    return counts
+def count_each(texts: Sequence[str]) -> list[int]:
+    """The numbers of tokens of texts, in order; errors as of count_tokens.
+
+    The library's function looks up at each call how many processors there are, which takes longer than to count a
+    short document. The ids of all texts, with a special token between them, take one call as well.
+    """
+    joined = _SEPARATOR.join(texts)
+    if len(joined) > _SHORT or joined.count(_SEPARATOR) != len(texts) - 1:  # or a text quotes the special token
+        counts: list[int] = toktok.batch_count(texts, ENCODING, threads=1)
+        return counts
+    ids: bytes = tokenizer().encode_to_buffer(joined, {_SEPARATOR}, ())
+    return [len(part) // 4 for part in ids.split(_SEPARATOR_ID)]

@@ -20,7 +20,7 @@ from ingestion_pipeline.stages.chunk import (
     validate,
 )
 from ingestion_pipeline.stages.normalise import normalise, normalise_text
-from ingestion_pipeline.stages.tokens import count_tokens
+from ingestion_pipeline.stages.tokens import count_each, count_tokens
 
 DOCUMENT = UUID("00000000-0000-4000-8000-000000000001")
 SMALL = ChunkOptions(max_tokens=40, overlap_tokens=8, hard_limit_tokens=256)
@@ -82,8 +82,11 @@ def test_without_overlap_nothing_is_repeated() -> None:
 
 def test_tokens_are_counted_as_the_encoding_counts_them() -> None:
     encoding = bpe_openai.get_encoding("cl100k_base")
-    for text in ("", PROSE, "👩‍👩‍👧 ก็ 日本\n\n\t  x", "<|endoftext|>", "1234567890"):
-        assert count_tokens(text) == len(encoding.encode_ordinary(text))
+    texts = ["", PROSE, "👩‍👩‍👧 ก็ 日本\n\n\t  x", "<|endoftext|>", "<|endofprompt|>", "1234567890", "", PROSE * 100]
+    counts = [len(encoding.encode_ordinary(text)) for text in texts]
+    assert [count_tokens(text) for text in texts] == counts
+    for several in (slice(8), slice(7), slice(4, 7), slice(3, 4), slice(1), slice(0)):
+        assert count_each(texts[several]) == counts[several]
 
 
 def test_pages_are_those_of_the_first_and_last_character() -> None:
