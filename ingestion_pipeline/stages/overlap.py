@@ -12,6 +12,7 @@ from ingestion_pipeline.stages.tokens import count_tokens
 _SENTENCE_START = re.compile(r"[.!?…][\"')\]»\u201d\u2019]*\s+(?=\S)|[\u3002\uff01\uff1f](?=\S)")
 _WORD_START = re.compile(r"\s+(?=\S)")
 _LINE_START = re.compile(r"\n+(?=[^\n])")
+_TABLE_TAG = re.compile("<[tT]")
 _TRIES = 3
 
 
@@ -45,20 +46,19 @@ def _tail(text: str, segment: Segment, budget: int) -> tuple[int, int] | None:
     """Where the last `budget` tokens or fewer of a segment begin, and their number; None if it can't be cut there."""
     if budget <= 0 or segment.kind is Kind.HEADING or (segment.kind is Kind.ROWS and not segment.is_exact):
         return None
-    whole = text[segment.start : segment.end]
-    if "<t" in whole or "<T" in whole:
+    start, end = segment.start, segment.end
+    if text.find("<", start, end) >= 0 and _TABLE_TAG.search(text, start, end):
         return None
-    starts = (
-        (_LINE_START,) if segment.kind is Kind.ROWS or "|" in whole else (_SENTENCE_START, _LINE_START, _WORD_START)
-    )
-    window = min(len(whole) * budget // max(segment.tokens, 1), len(whole) - 1)
+    is_table = segment.kind is Kind.ROWS or text.find("|", start, end) >= 0
+    starts = (_LINE_START,) if is_table else (_SENTENCE_START, _LINE_START, _WORD_START)
+    window = min((end - start) * budget // max(segment.tokens, 1), end - start - 1)
     for _ in range(_TRIES):
         for pattern in starts:
-            match = pattern.search(whole, len(whole) - window)
+            match = pattern.search(text, end - window, end)
             if match is None:
                 continue
-            tokens = count_tokens(whole[match.end() :])
+            tokens = count_tokens(text[match.end() : end])
             if tokens <= budget:
-                return segment.start + match.end(), tokens
+                return match.end(), tokens
         window = window * 2 // 3
     return None
