@@ -120,7 +120,7 @@ class _Packer:
                     pending.extend(reversed(parts))
                     continue
                 pending.append(segment)
-                count = _best_end(current, segment.rank, maximum // 2)
+                count = _best_end(current, total, segment.rank, maximum // 2)
             span, count = self._span(current, count)
             if span is not None:
                 yield span
@@ -140,9 +140,12 @@ class _Packer:
             text = raw.rstrip()
             if not text or (fewest == 2 and start + len(text) <= current[0].end):
                 return None, count  # blank, or blank behind the overlap
-            if all(segment.is_exact for segment in current[:count]) and raw[0] != "\n":
-                total = sum(segment.tokens for segment in current[:count])
-                tokens = total - _tokens_of_end(raw, len(text))
+            tokens, is_exact = 0, raw[0] != "\n"
+            for segment in current[:count]:
+                tokens += segment.tokens
+                is_exact = is_exact and segment.is_exact
+            if is_exact:
+                tokens -= _tokens_of_end(raw, len(text))
             else:
                 text = text.lstrip()
                 start += len(raw.rstrip()) - len(text)
@@ -156,21 +159,23 @@ def _has_news(current: Sequence[Segment]) -> bool:
     return bool(current) and current[-1].kind is not Kind.OVERLAP
 
 
-def _best_end(current: Sequence[Segment], next_rank: int, half: int) -> int:
-    """How many segments of an overfull chunk to keep: up to the last of the best boundaries in its second half."""
+def _best_end(current: Sequence[Segment], filled: int, next_rank: int, half: int) -> int:
+    """How many segments of an overfull chunk to keep: up to the last of the best boundaries in its second half.
+
+    If that half has none, up to the last one in the first half. `filled` are the tokens of all segments.
+    """
     first = 2 if current[0].kind is Kind.OVERLAP else 1
     best, best_rank = 0, 99
-    fallback = 0
-    filled = 0
-    for index, segment in enumerate(current, 1):
-        filled += segment.tokens
-        if index < first or segment.kind is Kind.HEADING:
-            continue
-        rank = current[index].rank if index < len(current) else next_rank
-        fallback = index
-        if filled >= half and rank <= best_rank:
-            best, best_rank = index, rank
-    return best or fallback or len(current)
+    rank = next_rank
+    for count in range(len(current), first - 1, -1):
+        if best and filled < half:
+            break
+        segment = current[count - 1]
+        if segment.kind is not Kind.HEADING and rank < best_rank:
+            best, best_rank = count, rank
+        filled -= segment.tokens
+        rank = segment.rank
+    return best or len(current)
 
 
 def _tokens_of_end(raw: str, content: int) -> int:
