@@ -20,7 +20,7 @@ RUNTIME = [
     "pybase64>=1.5,<2",
     "obstore>=0.12,<0.13",
     "requests>=2.32,<3",
-    "urllib3>=2.5,<3",
+    "pycurl>=7.45.7,<8",
     "requests-toolbelt>=1,<2",
     # HTTP API
     "fastapi>=0.165,<0.166",

@@ -1,23 +1,22 @@
 """LlamaParse (LlamaCloud's API v2) over HTTP; its webhooks and its answers are read in the modules beside this.
 
-Not through the vendor's SDK, which takes four times the CPU of a request and lets answers of wrong types through, so
+Not through the vendor's SDK, which takes ten times the CPU of a request and lets answers of wrong types through, so
 that they had to be read here anyway. What it knows besides are paths and the names of fields: the tests hold what is
 sent here against what it sends.
 """
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
-import urllib3
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from requests_toolbelt import MultipartEncoder
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from ingestion_pipeline.adapters.llamacloud_answers import (
     malformed,
@@ -36,7 +35,7 @@ from ingestion_pipeline.adapters.llamacloud_webhook import (
     verify_webhook,
 )
 from ingestion_pipeline.adapters.vendor_answers import check_client_settings
-from ingestion_pipeline.adapters.vendor_connections import connections_to
+from ingestion_pipeline.adapters.vendor_connections import Answer, Connections
 from ingestion_pipeline.domain import ParsedPage, ParseJob, ParseOutcome, VendorCall
 from ingestion_pipeline.errors import IngestionError, ParseJobLostError, TransientError, VendorUnavailableError
 from ingestion_pipeline.ports import ParseRequest
@@ -46,8 +45,9 @@ __all__ = ["LlamaCloudParser", "ParseEvent", "WebhookRejectedError", "parse_fail
 
 FILES, JOBS = "/api/v1/beta/files", "/api/v2/parse"
 FIND_PAGES, FIND_PAGE_SIZE = 10, 100  # a job that we lost the answer of is young, and listings begin with the newest
-CONNECT_SECONDS = 5.0
-STALL_SECONDS = 20.0  # of an upload: connecting, and sending each block
+
+
+Meanings = Mapping[int, IngestionError]
 
 
 class _OverError(IngestionError):
@@ -78,13 +78,12 @@ class LlamaCloudParser:
             "webhook_output_format": "json",
             "webhook_signing_secret": webhook_signing_secret,
         }
-        self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
-        self._headers |= urllib3.make_headers(accept_encoding="gzip", user_agent="ingestion-pipeline")
-        self._upload_timeout, self._timeout = (
-            urllib3.Timeout(connect=min(seconds, timeout_seconds), read=timeout_seconds)
-            for seconds in (STALL_SECONDS, CONNECT_SECONDS)
-        )
-        self._connections = connections_to(base_url)
+        headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Accept": "application/json",
+            "User-Agent": "ingestion-pipeline",
+        }
+        self._connections = Connections(headers, timeout_seconds)
 
     def submit(self, request: ParseRequest) -> ParseJob:
         """Create the file and then the job: uploading both at once loses `user_metadata`, by which find() goes.
@@ -100,8 +99,7 @@ class LlamaCloudParser:
                 reason = f"the file could not be copied to a temporary folder: {error.strerror}"
                 raise TransientError(reason, code="no_temporary_space") from error
             form = MultipartEncoder({"purpose": "parse", "file": (request.filename, file, request.content_type)})
-            told = {"Content-Type": form.content_type, "Content-Length": str(form.len)}
-            answer = self._ask("POST", FILES, body=form, headers=told, timeout=self._upload_timeout)
+            answer = self._read(lambda url: self._connections.post(url, form.content_type, form, form.len), FILES)
             file_id = read_text(answer, "id")
         user_metadata = {
             "document_id": str(request.document_id),
@@ -116,14 +114,14 @@ class LlamaCloudParser:
             "webhook_configurations": [self._webhook],
         }
         not_found = VendorUnavailableError(f"LlamaCloud does not know the file {file_id} that it has just taken")
-        return read_job(self._ask("POST", JOBS, {404: not_found}, json=job))
+        return read_job(self._post(JOBS, job, {404: not_found}))
 
     def find(self, document_id: UUID, attempt: int) -> ParseJob | None:
         """The newest job of this document and attempt among the FIND_PAGES * FIND_PAGE_SIZE newest of the project."""
         sought = {"document_id": str(document_id), "attempt": str(attempt)}
         page = {"page_size": str(FIND_PAGE_SIZE)}
         for _ in range(FIND_PAGES):
-            answer = self._ask("GET", JOBS, fields=page)
+            answer = self._get(f"{JOBS}?{urlencode(page)}")
             for job in read_objects(answer, "items"):
                 if isinstance(known := job.get("user_metadata"), dict) and sought.items() <= known.items():
                     return read_job(job)
@@ -136,14 +134,14 @@ class LlamaCloudParser:
     def status(self, job_id: str) -> ParseJob:
         """The job now. Raises ParseJobLostError if the vendor does not know it."""
         lost = ParseJobLostError(f"LlamaCloud does not know the job {job_id}")
-        return read_job(read_object(self._ask("GET", _path_of(job_id), {404: lost}), "job"))
+        return read_job(read_object(self._get(_path_of(job_id), {404: lost}), "job"))
 
     def pages(self, job_id: str) -> list[ParsedPage]:
         """The pages of a job that succeeded, ascending. Raises ParseJobLostError, or what the job failed with."""
         not_ready = VendorUnavailableError(f"the job {job_id} is not finished", code="parse_not_ready")
         lost = ParseJobLostError(f"LlamaCloud no longer has the result of the job {job_id}")
         try:
-            answer = self._ask("GET", _path_of(job_id), {404: lost}, fields={"expand": "markdown"})
+            answer = self._get(f"{_path_of(job_id)}?expand=markdown", {404: lost})
         except ParseJobLostError as error:
             # A 404 is the answer for an unknown job, an expired result and a job at work: only the last is waited for.
             if self.status(job_id).outcome is None:
@@ -164,7 +162,7 @@ class LlamaCloudParser:
         """Ask the vendor to stop; no error if it is over already, which the vendor answers with 400, 404 or 409."""
         over = _OverError(f"the job {job_id} is over")
         with contextlib.suppress(_OverError):
-            self._ask("POST", f"{_path_of(job_id)}/cancel", {400: over, 404: over, 409: over})
+            self._post(f"{_path_of(job_id)}/cancel", None, {400: over, 404: over, 409: over})
 
     def bill(self, document_id: UUID, pages: int) -> VendorCall:
         """By the price list of the tier."""
@@ -172,34 +170,32 @@ class LlamaCloudParser:
 
     def close(self) -> None:
         """Drop the connections."""
-        self._connections.clear()
+        self._connections.close()
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        meanings: Mapping[int, IngestionError] = MappingProxyType({}),
-        *,
-        headers: Mapping[str, str] = MappingProxyType({}),
-        **request: Any,
+    def _get(self, path: str, meanings: Meanings = MappingProxyType({})) -> dict[str, Any]:
+        return self._read(self._connections.get, path, meanings)
+
+    def _post(self, path: str, told: dict[str, Any] | None, meanings: Meanings) -> dict[str, Any]:
+        body = b"" if told is None else to_json(told)
+        return self._read(
+            lambda url: self._connections.post(url, "application/json", BytesIO(body), len(body)), path, meanings
+        )
+
+    def _read(
+        self, ask: Callable[[str], Answer], path: str, meanings: Meanings = MappingProxyType({})
     ) -> dict[str, Any]:
         """The JSON object of an answer.
 
         `meanings` are the HTTP errors that mean something else for this operation than they do in general.
         """
-        request = {"timeout": self._timeout, "retries": False, "redirect": False, **request}
         try:
-            answer = self._connections.request(
-                method, self._base_url + path, headers=self._headers | dict(headers), **request
-            )
-        except HTTPError as error:
-            is_late = isinstance(error, ReadTimeoutError | ConnectTimeoutError)
-            if is_late and not isinstance(error, NewConnectionError):
-                raise VendorUnavailableError("LlamaCloud did not answer in time") from error
+            status, content, wait_seconds = ask(self._base_url + path)
+        except TimeoutError as error:
+            raise VendorUnavailableError("LlamaCloud did not answer in time") from error
+        except ConnectionError as error:
             raise VendorUnavailableError("LlamaCloud can't be reached, or the connection broke") from error
-        content = answer.data
-        if not 200 <= answer.status < 300:
-            raise meanings.get(answer.status) or refusal(answer.status, _told(content), answer.headers, self._secrets)
+        if not 200 <= status < 300:
+            raise meanings.get(status) or refusal(status, _told(content), wait_seconds, self._secrets)
         try:
             body = from_json(content)  # without decoding it first: half the memory of a large one
         except ValueError:

@@ -4,10 +4,9 @@ The SDK does not validate what it is sent, so every field that counts is checked
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from ingestion_pipeline.adapters.vendor_answers import quoted, retry_after_seconds
+from ingestion_pipeline.adapters.vendor_answers import quoted
 from ingestion_pipeline.domain import ParsedPage, ParseJob, ParseOutcome
 from ingestion_pipeline.errors import (
     IngestionError,
@@ -63,14 +62,13 @@ def parse_failure(job: ParseJob) -> IngestionError:
     return InvalidDocumentError(f"{remedy}{said}", code=(job.error_code or "").lower())
 
 
-def refusal(status: int, body: object, headers: Mapping[str, str], secrets: tuple[str, ...]) -> IngestionError:
+def refusal(status: int, body: object, wait_seconds: float | None, secrets: tuple[str, ...]) -> IngestionError:
     """The error for an answer of 3xx, 4xx or 5xx."""
     detail = body.get("detail", body) if isinstance(body, dict) else body
     said = "" if status in _NOT_QUOTED or not detail else f": {quoted(detail, *secrets)}"
     if status in (408, 429) or status >= 500:
         code = "rate_limited" if status == 429 else None
-        wait = retry_after_seconds(headers)
-        return VendorUnavailableError(f"LlamaCloud answers {status}{said}", code=code, retry_after_seconds=wait)
+        return VendorUnavailableError(f"LlamaCloud answers {status}{said}", code=code, retry_after_seconds=wait_seconds)
     kind, code, meaning = _REFUSALS.get(
         404 if status < 400 else status,  # no redirect is followed
         (VendorRejectedError, "parser_rejected", "it refused the request"),

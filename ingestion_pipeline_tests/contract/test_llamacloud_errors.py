@@ -57,6 +57,7 @@ def every_call(parser: LlamaCloudParser, job_id: str) -> dict[str, Callable[[], 
 
 
 OPERATIONS = ["create_file", "create_parse_job", "list_parse_jobs", "get_parse_job", "cancel_parse_job"]
+WITHOUT_BODY = {"list_parse_jobs", "get_parse_job", "cancel_parse_job"}
 PERMANENT = [
     (400, RequestRejectedError, "parser_bad_request"),
     (401, VendorRejectedError, "parser_unauthorised"),
@@ -122,11 +123,13 @@ def test_a_failure_of_the_vendor_is_transient_and_asked_for_once(
     if operation == "cancel_parse_job":
         services.script("llamacloud", "never_finish")
         job = parser.submit(request_for())
-    services.script("llamacloud", operation=operation, times=1, **fault)
+    # A connection that was kept and is closed without an answer says nothing of a question that can be asked again.
+    asked = 2 if fault["kind"] == "cut" and operation in WITHOUT_BODY else 1
+    services.script("llamacloud", operation=operation, times=asked, **fault)
     with pytest.raises(VendorUnavailableError) as caught:
         every_call(parser, job.job_id)[operation]()
     assert (caught.value.code, caught.value.transient, caught.value.retry_after_seconds) == (code, True, None)
-    assert calls(services)[operation] == before + 1
+    assert calls(services)[operation] == before + asked
     every_call(parser, job.job_id)[operation]()
 
 
