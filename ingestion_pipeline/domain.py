@@ -1,12 +1,13 @@
 """The words of the project: states, frozen records and deterministic ids. Imports nothing of ours."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from itertools import count, pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID, uuid4, uuid5
 
@@ -310,14 +311,13 @@ class VendorCall:
         return sum((share.cost_usd for share in self.shares), Decimal(0))
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """What a blocking check of a stage found; `facts` become metadata in the Dagster UI."""
 
     name: str
     passed: bool
     message: str
-    facts: dict[str, int | float | str] = field(default_factory=dict)
+    facts: Mapping[str, int | float | str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,15 @@ import secrets
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from io import BytesIO
 from json.encoder import encode_basestring_ascii
 from math import isfinite
 from operator import itemgetter
-from typing import Self
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
 import dagster as dg
 from dagster._core.events import (
@@ -53,15 +54,14 @@ class Markdown(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionEvent:
+class PartitionEvent(NamedTuple):
     """An event of one partition of an asset; `check` and `passed` are those of a check that was made."""
 
     kind: Kind
     asset: str
     partition: str
     description: str | None = None
-    metadata: Mapping[str, int | float | str] = field(default_factory=dict)
+    metadata: Mapping[str, int | float | str] = MappingProxyType({})
     check: str = ""
     passed: bool = True
 
@@ -166,7 +166,8 @@ class EventWriter:
                 self._storage.store_event(_entry(self._context, event))
             return
         now = time.time()
-        lines = [self._form(event, self._storage).line(event, now) for event in events]
+        moment = str(datetime.fromtimestamp(now, UTC).replace(tzinfo=None))
+        lines = [self._form(event, self._storage).line(event, now, moment) for event in events]
         with _transaction(self._storage) as connection:
             told = list(zip(_insert_events(connection, self._columns, lines), events, strict=True))
             checks = {event_id: event for event_id, event in told if event.kind is Kind.CHECKED}
@@ -193,8 +194,8 @@ class EventWriter:
 
     def _form(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
         """What Dagster's event_to_row makes of it. That makes the first of a form; the others differ in some values."""
-        names = tuple((name, type(value)) for name, value in event.metadata.items())
-        key = (event.kind, event.asset, event.check, event.passed, event.description is None, names)
+        kind, asset, _, description, metadata, check, passed = event
+        key = (kind, asset, check, passed, description is None, *metadata, *map(type, metadata.values()))
         form = self._forms.get(key)
         if form is None:
             form = self._forms[key] = self._learn(event, storage)
@@ -203,8 +204,7 @@ class EventWriter:
     def _learn(self, event: PartitionEvent, storage: PostgresEventLogStorage) -> "_Form":
         values = [_mark(value) for value in event.metadata.values()]
         partition, description, moment, column = (secrets.token_hex(16) for _ in range(4))
-        marked = replace(
-            event,
+        marked = event._replace(
             partition=partition,
             description=None if event.description is None else description,
             metadata=dict(zip(event.metadata, values, strict=True)),
@@ -219,7 +219,7 @@ class EventWriter:
         for position, mark in enumerate(marks):
             line = line.replace(mark, f"\0{position}\0")  # no text of Postgres has this character
         pieces = line.split("\0")
-        return _Form("%s".join(text.replace("%", "%%") for text in pieces[::2]), itemgetter(*map(int, pieces[1::2])))
+        return _Form(pieces, itemgetter(*map(int, pieces[1::2])))
 
 
 def forget_planned_checks(context: dg.AssetExecutionContext) -> None:
@@ -287,16 +287,17 @@ def _logged(level: int, message: str, run: dg.DagsterRun, step_key: str | None, 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The line of COPY of the events of one form: the text around the values that vary, and which these are."""
+    """The line of COPY of the events of one form: its pieces, of which each second varies, and by what values."""
 
-    text: str
+    pieces: list[str]
     values: Callable[[Sequence[str]], tuple[str, ...]]
 
-    def line(self, event: PartitionEvent, now: float) -> str:
-        """All columns but the id."""
+    def line(self, event: PartitionEvent, now: float, moment: str) -> str:
+        """All columns but the id, at a time in seconds since 1970 and as the database tells it."""
         told = [event.partition, event.description or "", *event.metadata.values(), now]
-        moment = str(datetime.fromtimestamp(now, UTC).replace(tzinfo=None))
-        return self.text % self.values([*map(_in_event, told), moment, _in_copy(event.partition)])
+        pieces = self.pieces.copy()
+        pieces[1::2] = self.values([*map(_in_event, told), moment, _in_copy(event.partition)])
+        return "".join(pieces)
 
 
 def _mark(value: float | str) -> float | str:

@@ -79,7 +79,7 @@ def _durable(document: Document) -> Iterator[StageReport]:
 
     A settled document has come to this run for nothing else, so all of it is told as if for the first time.
     """
-    known: Metadata = upload_facts(document)
+    known = {**upload_facts(document)}
     is_repeated = document.state in STAGES
     if document.page_count is not None:
         known |= {"pages": document.page_count}

@@ -1,12 +1,14 @@
 """What a run says of one document and one asset; Dagster events are made from it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 from uuid import UUID
 
 from ingestion_pipeline.domain import CheckResult, Failure
 
-Metadata = dict[str, int | float | str]
+Metadata = Mapping[str, int | float | str]
 
 
 class Asset(StrEnum):
@@ -27,14 +29,13 @@ class Verdict(StrEnum):
     WAITING = "waiting"  # for a retry or for the parser: nothing to see yet
 
 
-@dataclass(frozen=True, slots=True)
-class StageReport:
+class StageReport(NamedTuple):
     """One asset of one document. `preview` is Markdown for the operator; what an earlier run did `is_repeated`."""
 
     document_id: UUID
     asset: Asset
     verdict: Verdict
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Metadata = MappingProxyType({})
     checks: tuple[CheckResult, ...] = ()
     failure: Failure | None = None
     preview: str | None = None
