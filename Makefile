@@ -7,6 +7,9 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11; do \
 	if $$candidate -c '$(FITS)' >/dev/null 2>&1; then echo $$candidate; exit; fi; done; echo no-python)
 
+# Where Python may not keep what it compiles, every process would compile all that it imports anew: Dagster takes seconds.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
+
 # Tests wait about as much as they compute.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
@@ -29,7 +32,7 @@ $(INSTALLED): requirements.lock setup.py pyproject.toml
 	@echo "Installing about 450 MB of packages into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip sync --quiet $(COMPILE) --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
