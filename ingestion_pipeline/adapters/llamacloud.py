@@ -1,6 +1,6 @@
 """LlamaParse (LlamaCloud's API v2) over HTTP; its webhooks and its answers are read in the modules beside this.
 
-Not through the vendor's SDK, which takes ten times the CPU of a request and lets answers of wrong types through, so
+Not through the vendor's SDK, which takes several times the CPU of a request and lets answers of wrong types through, so
 that they had to be read here anyway. What it knows besides are paths and the names of fields: the tests hold what is
 sent here against what it sends.
 """
@@ -45,7 +45,6 @@ __all__ = ["LlamaCloudParser", "ParseEvent", "WebhookRejectedError", "parse_fail
 
 FILES, JOBS = "/api/v1/beta/files", "/api/v2/parse"
 FIND_PAGES, FIND_PAGE_SIZE = 10, 100  # a job that we lost the answer of is young, and listings begin with the newest
-
 
 Meanings = Mapping[int, IngestionError]
 
