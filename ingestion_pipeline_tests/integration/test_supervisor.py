@@ -22,11 +22,15 @@ from ingestion_pipeline.local_stack.supervisor import Service, Supervisor
 PROJECT = Path(__file__).parents[2]
 
 SLEEPER = "import time; time.sleep(600)"
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-# Writes its process id and those of two children to argv[1]; the children ignore SIGTERM, and one leaves the session.
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+)
+# Writes its process id and those of two children to argv[1] once the children ignore SIGTERM; one leaves the session.
 FAMILY = f"""
 import os, pathlib, subprocess, sys, time
-children = [subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], start_new_session=away) for away in (False, True)]
+stubborn = [sys.executable, "-c", {STUBBORN!r}]
+children = [subprocess.Popen(stubborn, stdout=subprocess.PIPE, start_new_session=away) for away in (False, True)]
+assert all(child.stdout.readline() for child in children)
 draft = pathlib.Path(sys.argv[1] + ".draft")
 draft.write_text(" ".join(str(number) for number in (os.getpid(), *(child.pid for child in children))))
 draft.replace(sys.argv[1])
