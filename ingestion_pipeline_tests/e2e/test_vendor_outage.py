@@ -17,11 +17,12 @@ from running_stack import RunningStack, wait_for
 
 OUTAGE_SECONDS = float(os.environ.get("INGEST_TEST_OUTAGE_SECONDS", "5"))
 VENDORS = {"llamacloud": "llamaparse", "openai": "openai"}  # as the ledger names them, and their mocks
-# Calls that failed since a moment, each with the time at which it began, and whether its vendor was paused by then.
+# Calls that failed since a moment, each with the time at which it began, and whether its vendor was paused by then and
+# all processes had heard of it, which takes them a second; the first probe comes after two.
 FAILED_CALLS = """
     select
         u.at - make_interval(secs => u.seconds) as began, u.at as ended,
-        u.at - make_interval(secs => u.seconds) > b.since as was_paused
+        u.at - make_interval(secs => u.seconds) > b.since + interval '1.5 seconds' as was_paused
     from upload_pipeline.provider_usage as u
     inner join upload_pipeline.vendor_breakers as b on b.vendor = u.provider
     where u.provider = %s and u.outcome <> 'ok' and u.at > %s order by began
