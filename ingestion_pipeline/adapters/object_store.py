@@ -1,8 +1,9 @@
 """The object store over obstore: local files or any S3 endpoint behind one behaviour, errors classified here.
 
 Local files are written to a draft, synced, renamed, and the folders synced: after a crash or a power cut an object is
-whole or absent. Drafts of crashed processes go a day later. On S3 an upload that fails is aborted; a process killed in
-mid-upload leaves parts that no listing shows, so give the bucket a rule that aborts incomplete multipart uploads.
+whole or absent. Drafts of crashed processes go a day later. Whole objects are plain reads and writes there, as the
+threads of obstore cost more than a small file. On S3 an upload that fails is aborted; a process killed in mid-upload
+leaves parts that no listing shows, so give the bucket a rule that aborts incomplete multipart uploads.
 """
 
 import asyncio

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 import pycurl
 
+from ingestion_pipeline.adapters.vendor_answers import LONGEST_RETRY_AFTER_SECONDS
+
 CONNECT_SECONDS = 5.0
 SLOWEST_BYTES_A_SECOND = 100_000  # of sending
 BLOCK_BYTES = 1 << 19  # that is received at once: each block waits for its turn among the threads
@@ -30,7 +32,7 @@ class Body(Protocol):
 
 
 class Answer(NamedTuple):
-    """Of any HTTP status; `wait_seconds` are those of its Retry-After."""
+    """Of any HTTP status; `wait_seconds` are those of its Retry-After, at most an hour."""
 
     status: int
     content: bytes
@@ -106,5 +108,5 @@ class Connections:
         for option, value in options.items():
             curl.setopt(option, value)
         curl.perform()
-        wait_seconds = float(curl.getinfo(pycurl.RETRY_AFTER))
+        wait_seconds = min(float(curl.getinfo(pycurl.RETRY_AFTER)), LONGEST_RETRY_AFTER_SECONDS)
         return Answer(curl.getinfo(pycurl.RESPONSE_CODE), content.getvalue(), wait_seconds or None)

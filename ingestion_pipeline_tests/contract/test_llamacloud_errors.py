@@ -157,14 +157,14 @@ def test_a_vendor_that_is_not_there_is_unavailable(services: MockServices) -> No
             call()
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("status", "asked", "waited"), [(429, 12, 12), (503, 12, 12), (503, 20_000, 3600)])
 def test_the_vendors_own_waiting_time_is_passed_on(
-    parser: LlamaCloudParser, services: MockServices, status: int
+    parser: LlamaCloudParser, services: MockServices, status: int, asked: int, waited: int
 ) -> None:
-    services.script("llamacloud", "status", status=status, retry_after=12)
+    services.script("llamacloud", "status", status=status, retry_after=asked)
     with pytest.raises(VendorUnavailableError) as caught:
         parser.submit(request_for())
-    assert caught.value.retry_after_seconds == 12
+    assert caught.value.retry_after_seconds == waited
 
 
 def test_what_the_vendor_refuses_by_itself_is_classified_too(services: MockServices) -> None:
