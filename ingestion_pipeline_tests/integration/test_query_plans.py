@@ -145,7 +145,7 @@ def test_counting_the_batches_at_work_reads_claimed_documents_only(crowded: Data
         ("vector_facts", {"model": MODEL}),
         ("documents_with_vectors", {}),
         ("clear_chunk_buffer", {}),
-        ("drop_stale_chunks", {}),
+        ("drop_served_chunks", {}),
         ("promote_chunks", {}),
         ("promotion_facts", {"model": MODEL}),
         ("drop_outdated_vectors", {}),
@@ -171,8 +171,9 @@ def flooded(postgres_server: Any) -> Iterator[DatabaseUrls]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("reuse_vectors", "missing_vectors", "vector_facts", "drop_stale_chunks", "promote_chunks", "promotion_facts"),
-        *("drop_outdated_vectors", "documents_with_vectors", "document_spending", "clear_chunk_buffer"),
+        *("reuse_vectors", "missing_vectors", "vector_facts", "drop_served_chunks", "promote_chunks"),
+        *("promotion_facts", "drop_outdated_vectors", "documents_with_vectors", "document_spending"),
+        "clear_chunk_buffer",
     ],
 )
 def test_in_a_flood_a_run_reads_no_other_documents_either(flooded: DatabaseUrls, name: str) -> None:

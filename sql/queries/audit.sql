@@ -52,7 +52,7 @@ cross join lateral (
     left join lateral (
         select
             w.chunk_id,
-            bool_or(abs(vector_norm(w.embedding::vector) - 1) > 0.01) as is_unfit,
+            bool_or(not upload_pipeline.is_unit(w.embedding)) as is_unfit,
             bool_or(w.owner_id <> d.owner_id) as is_foreign
         from upload_pipeline.document_vectors as w
         where w.document_id = d.document_id and w.chunk_id = b.chunk_id and w.chunk_sha256 = b.chunk_sha256
@@ -78,7 +78,7 @@ cross join lateral (
             c.chunk_sha256,
             sha256(convert_to(c.text, 'UTF8')) as text_sha256,
             sha256(upload_pipeline.vector_bytes(v.embedding)) as vector_sha256,
-            abs(vector_norm(v.embedding::vector) - 1) > 0.01 as is_unfit,
+            not upload_pipeline.is_unit(v.embedding) as is_unfit,
             c.owner_id <> d.owner_id or v.owner_id <> d.owner_id as is_foreign
         from upload_pipeline.document_chunks as c
         left join upload_pipeline.document_vectors as v
@@ -300,11 +300,6 @@ set owner_id = d.owner_id
 from upload_pipeline.documents as d
 where j.document_id = :document_id and d.document_id = j.document_id;
 
--- name: drop_served_chunks!
--- What search must not find; what is right of it comes back when the document is built anew.
-delete from upload_pipeline.document_chunks as c
-where c.document_id = :document_id;
-
 -- name: drop_served_vectors!
 -- Vectors of which it is not known that they are right: they would be reused. Those that a document at work has bought stay.
 delete from upload_pipeline.document_vectors as v
@@ -327,7 +322,7 @@ using upload_pipeline.documents as d
 where
     v.document_id = :document_id
     and d.document_id = v.document_id
-    and (v.owner_id <> d.owner_id or abs(vector_norm(v.embedding::vector) - 1) > 0.01);
+    and (v.owner_id <> d.owner_id or not upload_pipeline.is_unit(v.embedding));
 
 -- name: set_aside!
 -- What is stored of a document at work is damaged: a dead letter, from which the same transaction sends it back.

@@ -104,7 +104,7 @@ cross join lateral (
     select
         count(*) as chunks,
         count(v.chunk_id) as vectors,
-        count(*) filter (where abs(vector_norm(v.embedding::vector) - 1) > 0.01) as abnormal_vectors,
+        count(*) filter (where not upload_pipeline.is_unit(v.embedding)) as abnormal_vectors,
         min(vector_dims(v.embedding)) as least_dimensions,
         max(vector_dims(v.embedding)) as most_dimensions,
         coalesce(sum(b.token_count), 0)::bigint as tokens
@@ -116,16 +116,10 @@ cross join lateral (
     where b.document_id = d.document_id
 ) as found;
 
--- name: drop_stale_chunks!
--- What an earlier version of the chunker served and this one does not.
+-- name: drop_served_chunks!
+-- What is promoted takes their place, or search must not find them; what is right of them comes back with the document.
 delete from upload_pipeline.document_chunks as c
-using unnest(:document_ids::uuid[]) as d (document_id)
-where
-    c.document_id = d.document_id
-    and not exists (
-        select from upload_pipeline.document_chunk_buffer as b
-        where b.document_id = c.document_id and b.ordinal = c.ordinal offset 0
-    );
+where c.document_id = any(:document_ids::uuid[]);
 
 -- name: promote_chunks!
 -- From the buffer to what search serves, and with them their vectors.
@@ -137,12 +131,7 @@ select
     b.chunk_id, b.document_id, b.owner_id, b.ordinal, b.start_offset, b.end_offset, b.first_page, b.last_page,
     b.heading_path, b.token_count, b.chunk_sha256, b.text
 from upload_pipeline.document_chunk_buffer as b
-where b.document_id = any(:document_ids::uuid[])
-on conflict (chunk_id) do update
-set
-    start_offset = excluded.start_offset, end_offset = excluded.end_offset, first_page = excluded.first_page,
-    last_page = excluded.last_page, heading_path = excluded.heading_path, token_count = excluded.token_count,
-    chunk_sha256 = excluded.chunk_sha256, text = excluded.text;
+where b.document_id = any(:document_ids::uuid[]);
 
 -- name: drop_outdated_vectors!
 -- Vectors of texts that the served chunks no longer have.
@@ -156,16 +145,17 @@ where
     );
 
 -- name: promotion_facts
--- Both sides of each document, read back from the tables themselves: how many chunks there are, and how many are not served as
--- they were buffered or have no vector. The fingerprint is made of the hashes that text and vectors came with; the audit makes it
--- of what is served.
+-- Both sides of each document, read back from the tables themselves: how many chunks there are, how many are not served as they
+-- were buffered or have no vector, and how many vectors there are, those of other texts and models included. The fingerprint is
+-- made of the hashes that text and vectors came with; the audit makes it of what is served.
 select
     d.document_id,
     buffered.chunks as buffered_chunks,
     served.chunks as served_chunks,
     buffered.unequal as unequal_chunks,
     buffered.fingerprint as content_sha256,
-    buffered.tokens
+    buffered.tokens,
+    kept.vectors
 from unnest(:document_ids::uuid[]) as d (document_id)
 cross join lateral (
     select
@@ -202,7 +192,12 @@ cross join lateral (
     select count(*) as chunks
     from upload_pipeline.document_chunks as c
     where c.document_id = d.document_id
-) as served;
+) as served
+cross join lateral (
+    select count(*) as vectors
+    from upload_pipeline.document_vectors as v
+    where v.document_id = d.document_id
+) as kept;
 
 -- name: record_completion!
 -- The documents' summaries.

@@ -275,11 +275,14 @@ class PostgresDocumentStore:
     ) -> None:
         wanted = uuid_array(document_ids)
         with self._advancing(claim, wanted, State.EMBEDDINGS_STORED, State.COMPLETE) as connection:
-            self._queries.drop_stale_chunks(connection, document_ids=wanted)
+            self._queries.drop_served_chunks(connection, document_ids=wanted)
             self._queries.promote_chunks(connection, document_ids=wanted)
             promoted: dict[UUID, PromotionFacts] = {}
+            with_other_vectors: list[UUID] = []
             for row in self._queries.promotion_facts(connection, document_ids=wanted, model=model):
                 document_id = row.pop("document_id")
+                if row.pop("vectors") > row["served_chunks"]:
+                    with_other_vectors.append(document_id)
                 promoted[document_id] = PromotionFacts(**{**row, "content_sha256": _bytes(row["content_sha256"])})
                 accept(document_id, promoted[document_id])
             self._queries.record_completion(
@@ -290,7 +293,8 @@ class PostgresDocumentStore:
                 tokens=[facts.tokens for facts in promoted.values()],
                 hashes=[facts.content_sha256 for facts in promoted.values()],
             )
-            self._queries.drop_outdated_vectors(connection, document_ids=wanted)
+            if with_other_vectors:
+                self._queries.drop_outdated_vectors(connection, document_ids=uuid_array(with_other_vectors))
             self._queries.clear_chunk_buffer(connection, document_ids=wanted)
 
     # failures

@@ -162,13 +162,13 @@ class PostgresInventory:
         elif mend is Mend.DROP_OUTDATED:
             self._queries.drop_outdated_vectors(connection, document_ids=[facts.document_id])
         elif mend is Mend.DROP_SERVED:
-            self._queries.drop_served_chunks(connection, **one)
+            self._queries.drop_served_chunks(connection, document_ids=[facts.document_id])
             self._queries.drop_served_vectors(connection, **one)
         elif target := _TARGETS.get(mend):
             self._queries.drop_unfit_vectors(connection, **one)
             if mend is not Mend.REEMBED:
                 if facts.served.foreign_rows:
-                    self._queries.drop_served_chunks(connection, **one)
+                    self._queries.drop_served_chunks(connection, document_ids=[facts.document_id])
                 if facts.served.foreign_rows or not facts.has_proven_vectors:
                     self._queries.drop_served_vectors(connection, **one)
             self._send_back(connection, facts.document_id, state, target, reason)
