@@ -62,16 +62,16 @@ class Outline:
         while position < length:
             if self._next_sign < position:
                 self._look_for_signs(position)
-            if not self._fence:
+            if self._next_sign > position and not self._fence:
                 for blank in _BLANK_LINES.finditer(text, position, self._next_sign):
-                    following = blank.end()
-                    yield Block(position, following, 0, self._path)
-                    position = following
+                    yield Block(position, blank.end(), 0, self._path)
+                    position = blank.end()
+                if self._next_sign == length:
+                    if position < length:
+                        yield Block(position, length, 0, self._path)
+                    return
             end = self._block_end(position)
-            if self._next_sign >= end and not self._fence:
-                following = self._after_newlines(end)
-                yield Block(position, following, 0, self._path)
-            elif not self._fence and (table := self._table(position, end)):
+            if not self._fence and (table := self._table(position, end)):
                 table_start, table_end = table
                 if table_start > position:
                     yield from self._marked_blocks(position, table_start, table_start)
