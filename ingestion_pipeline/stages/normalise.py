@@ -5,7 +5,6 @@ line ends and without control characters, and pages that could not be read are l
 always give the same text, and normalising a text that is normal already changes nothing.
 """
 
-import codecs
 import hashlib
 import re
 import unicodedata
@@ -21,15 +20,17 @@ PAGE_SEPARATOR = "\n\n"
 # Unicode category Cc but for tab and line feed, plus U+FEFF: at the start of a file it is a byte order mark, and
 # elsewhere it has been deprecated since Unicode 3.2 in favour of U+2060.
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")
-# The same in UTF-8: single bytes, and those of two and three.
+_BYTE_ORDER_MARK = "\ufeff"
+# The others in UTF-8: single bytes, and those of two.
 _CONTROL_BYTES = bytes(code for code in (*range(0x20), 0x7F) if code not in b"\t\n")
 _CONTROL_PAIR = re.compile(rb"\xc2[\x80-\x9f]")
-_BYTE_ORDER_MARK = codecs.BOM_UTF8
 # Form feeds and vertical tabs end a line too: taking them out would join the words beside them.
 _LINE_ENDS = "\r\x0b\x0c\u2028\u2029"
 _LINE_END = re.compile(r"\r\n?|[\x0b\x0c\u2028\u2029]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_BLANK_LINES = re.compile(r"\n{4,}")
+# Each begins with a single character, to which `re` skips.
+_SPACED_LINE_END = re.compile(r"\n(?<=[^\S\n]\n)")
+_BLANK_LINES = re.compile(r"\n(?=\n\n\n)\n+")
 _BLOCK_CHARACTERS = 1 << 16
 
 
@@ -118,8 +119,7 @@ def normalise_text(text: str) -> tuple[str, int]:
     text = unicodedata.normalize("NFC", text)
     if _has_trailing_spaces(text):
         text = "\n".join([line.rstrip() for line in text.split("\n")])
-    if "\n\n\n\n" in text:
-        text = _BLANK_LINES.sub("\n\n\n", text)
+    text = _BLANK_LINES.sub("\n\n\n", text)
     return text.strip("\n"), removed
 
 
@@ -131,21 +131,14 @@ def _has_controls(text: str) -> bool:
             block = text[start : start + _BLOCK_CHARACTERS].encode()
         except UnicodeEncodeError:
             return True
-        if len(block.translate(None, _CONTROL_BYTES)) < len(block) or _BYTE_ORDER_MARK in block:
+        if len(block.translate(None, _CONTROL_BYTES)) < len(block) or _CONTROL_PAIR.search(block):
             return True
-        if _CONTROL_PAIR.search(block):
-            return True
-    return False
+    return _BYTE_ORDER_MARK in text
 
 
 def _has_trailing_spaces(text: str) -> bool:
     """Whether a line ends with a space. A pattern for whole runs of spaces would be quadratic in their length."""
-    end = text.find("\n")
-    while end >= 0:
-        if text[end - 1 : end].isspace() and text[end - 1] != "\n":
-            return True
-        end = text.find("\n", end + 1)
-    return text[-1:].isspace() and text[-1] != "\n"
+    return _SPACED_LINE_END.search(text) is not None or (text[-1:].isspace() and text[-1] != "\n")
 
 
 def _no_text_message(page_count: int, failed_count: int) -> str:
