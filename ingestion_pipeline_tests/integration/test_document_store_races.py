@@ -188,6 +188,26 @@ def test_vectors_that_another_run_copies_at_this_moment_can_be_stored(
     assert store.vector_facts([later], MODEL)[later].vectors == 3
 
 
+def test_of_a_document_that_is_deleted_while_it_is_promoted_nothing_stays(
+    database_urls: DatabaseUrls, store: PostgresDocumentStore
+) -> None:
+    (document_id,) = register(database_urls.owner)
+    walk = Walk(store, document_id)
+    walk.to(State.EMBEDDINGS_STORED)
+    wanted = {"document_ids": [document_id]}
+    states = {"from_state": "embeddings_stored", "to_state": "complete"}
+    delete = "delete from upload_pipeline.documents where document_id = %s"
+    with closing(psycopg2.connect(database_urls.worker)) as promoting, ThreadPoolExecutor(1) as pool:
+        assert list(queries().advance(promoting, **wanted, claim=walk.claim, **states)) == []
+        deleting = pool.submit(sql, database_urls.owner, delete, (document_id,))
+        wait_for(lambda: sql(database_urls.owner, WAITING) != [(0,)], "the deletion to wait")
+        assert queries().promote_chunks(promoting, **wanted) == 3
+        promoting.commit()
+        deleting.result(timeout=20)
+    for table in ("upload_jobs", "events", "document_chunk_buffer", "document_chunks", "document_vectors"):
+        assert sql(database_urls.owner, f"select count(*) from upload_pipeline.{table}") == [(0,)], table
+
+
 def test_many_runs_chunk_embed_and_promote_their_documents_side_by_side(
     owner: str, store: PostgresDocumentStore
 ) -> None:
