@@ -91,12 +91,14 @@ LOCK_EVENTS = text("lock table event_logs in share row exclusive mode")
 TAKE_IDS = text("""
 select setval(ids.name, nextval(ids.name) + :count - 1) from pg_get_serial_sequence('event_logs', 'id') as ids (name)
 """)
+# Columns of many rows come as texts of lines: a driver's array is an expression for each value, five times as dear.
 # Whether the last materialisation is later than the last plan, which is that of a run that failed or that an operator
 # started. The last entry up to a key is found by idx_events_by_asset_partition alone: asked for equality, a server that
 # has no statistics yet goes through all events of the asset by another index.
 STANDING = text("""
 select made.position
-from unnest(cast(:assets as text[]), cast(:partitions as text[])) with ordinality as made (asset, partition, position)
+from unnest(string_to_array(:assets, chr(10)), string_to_array(:partitions, chr(10)))
+with ordinality as made (asset, partition, position)
 cross join lateral (
     select
         max(last.id) filter (where kind = 'ASSET_MATERIALIZATION') as materialized,
@@ -122,8 +124,8 @@ insert into asset_check_executions (
 )
 select made.asset_key, made.check_name, made.partition, told.run_id, made.status, told.event, told.timestamp, told.id
 from unnest(
-    cast(:ids as bigint[]), cast(:assets as text[]), cast(:checks as text[]), cast(:partitions as text[]),
-    cast(:statuses as text[])
+    cast(string_to_array(:ids, chr(10)) as bigint[]), string_to_array(:assets, chr(10)),
+    string_to_array(:checks, chr(10)), string_to_array(:partitions, chr(10)), string_to_array(:statuses, chr(10))
 ) as made (id, asset_key, check_name, partition, status)
 cross join lateral (
     select e.id, e.run_id, e.event, e.timestamp from event_logs as e where e.id = made.id offset 0
@@ -182,7 +184,10 @@ class EventWriter:
         if not told or not isinstance(self._storage, PostgresEventLogStorage):
             return set()
         keys = _keys(asset for asset, _ in told)
-        wanted = {"assets": [keys[asset] for asset, _ in told], "partitions": [partition for _, partition in told]}
+        wanted = {
+            "assets": "\n".join([keys[asset] for asset, _ in told]),
+            "partitions": "\n".join([partition for _, partition in told]),
+        }
         with self._storage.index_connection() as connection:
             return {told[row.position - 1] for row in connection.execute(STANDING, wanted)}
 
@@ -350,18 +355,19 @@ def _keys(assets: Iterable[str]) -> dict[str, str]:
     return {asset: dg.AssetKey(asset).to_string() for asset in set(assets)}
 
 
-def _checks(made: Mapping[int, PartitionEvent]) -> dict[str, list[int] | list[str]]:
-    """Of checks, by the ids of their events, the columns of UPSERT_CHECKS.
+def _checks(made: Mapping[int, PartitionEvent]) -> dict[str, str]:
+    """Of checks, by the ids of their events, the parameters of UPSERT_CHECKS.
 
     A statement writes no row twice: of a check that was made twice, the last result counts.
     """
     last = {(event.asset, event.check, event.partition): event_id for event_id, event in made.items()}
     keys = _keys(asset for asset, _, _ in last)
     status = AssetCheckExecutionRecordStatus
-    return {
-        "ids": list(last.values()),
-        "assets": [keys[asset] for asset, _, _ in last],
-        "checks": [check for _, check, _ in last],
-        "partitions": [partition for _, _, partition in last],
-        "statuses": [(status.SUCCEEDED if made[each].passed else status.FAILED).value for each in last.values()],
+    columns = {
+        "ids": map(str, last.values()),
+        "assets": (keys[asset] for asset, _, _ in last),
+        "checks": (check for _, check, _ in last),
+        "partitions": (partition for _, _, partition in last),
+        "statuses": ((status.SUCCEEDED if made[each].passed else status.FAILED).value for each in last.values()),
     }
+    return {name: "\n".join(values) for name, values in columns.items()}

@@ -200,7 +200,7 @@ def test_what_stands_is_found_by_one_index_without_statistics(
             " select 'r', '{}', now(), 'ASSET_MATERIALIZATION', '[\"first\"]', n::text"
             " from generate_series(1, 3000) as n"
         )
-    wanted = {"assets": ['["first"]'], "partitions": ["7"]}
+    wanted = {"assets": '["first"]', "partitions": "7"}
     with instance.event_log_storage.index_connection() as connection:
         plan = "\n".join(row[0] for row in connection.execute(text(f"explain {STANDING.text}"), wanted))
         assert [row.position for row in connection.execute(STANDING, wanted)] == [1]
