@@ -91,7 +91,9 @@ LOCK_EVENTS = text("lock table event_logs in share row exclusive mode")
 TAKE_IDS = text("""
 select setval(ids.name, nextval(ids.name) + :count - 1) from pg_get_serial_sequence('event_logs', 'id') as ids (name)
 """)
-# Columns of many rows come as texts of lines: a driver's array is an expression for each value, five times as dear.
+
+# The columns of many rows come as texts of lines: a driver's array is an expression for each value, five times as dear.
+
 # Whether the last materialisation is later than the last plan, which is that of a run that failed or that an operator
 # started. The last entry up to a key is found by idx_events_by_asset_partition alone: asked for equality, a server that
 # has no statistics yet goes through all events of the asset by another index.

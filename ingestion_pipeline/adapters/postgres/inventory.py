@@ -154,21 +154,21 @@ class PostgresInventory:
             return True
 
     def _mend(self, connection: Connection, facts: DocumentFacts, state: State, mend: Mend, reason: str) -> None:
-        one = {"document_id": facts.document_id}
+        one, several = {"document_id": facts.document_id}, {"document_ids": [facts.document_id]}
         if mend is Mend.ADOPT:
             self._queries.adopt_job(connection, **one)
         elif mend is Mend.CLEAR_BUFFER:
-            self._queries.clear_chunk_buffer(connection, document_ids=[facts.document_id])
+            self._queries.clear_chunk_buffer(connection, **several)
         elif mend is Mend.DROP_OUTDATED:
-            self._queries.drop_outdated_vectors(connection, document_ids=[facts.document_id])
+            self._queries.drop_outdated_vectors(connection, **several)
         elif mend is Mend.DROP_SERVED:
-            self._queries.drop_served_chunks(connection, document_ids=[facts.document_id])
+            self._queries.drop_served_chunks(connection, **several)
             self._queries.drop_served_vectors(connection, **one)
         elif target := _TARGETS.get(mend):
             self._queries.drop_unfit_vectors(connection, **one)
             if mend is not Mend.REEMBED:
                 if facts.served.foreign_rows:
-                    self._queries.drop_served_chunks(connection, document_ids=[facts.document_id])
+                    self._queries.drop_served_chunks(connection, **several)
                 if facts.served.foreign_rows or not facts.has_proven_vectors:
                     self._queries.drop_served_vectors(connection, **one)
             self._send_back(connection, facts.document_id, state, target, reason)
