@@ -126,6 +126,8 @@ def normalise_text(text: str) -> tuple[str, int]:
 def _has_controls(text: str) -> bool:
     """Whether there are control characters or surrogates. In bytes that is a fifth of the work of a pattern; in blocks,
     so that a large text is not copied."""
+    if _BYTE_ORDER_MARK in text:
+        return True
     for start in range(0, len(text), _BLOCK_CHARACTERS):
         try:
             block = text[start : start + _BLOCK_CHARACTERS].encode()
@@ -133,7 +135,7 @@ def _has_controls(text: str) -> bool:
             return True
         if len(block.translate(None, _CONTROL_BYTES)) < len(block) or _CONTROL_PAIR.search(block):
             return True
-    return _BYTE_ORDER_MARK in text
+    return False
 
 
 def _has_trailing_spaces(text: str) -> bool:

@@ -62,7 +62,7 @@ class Outline:
         while position < length:
             if self._next_sign < position:
                 self._look_for_signs(position)
-            if self._next_sign > position and not self._fence:
+            if not self._fence:
                 for blank in _BLANK_LINES.finditer(text, position, self._next_sign):
                     yield Block(position, blank.end(), 0, self._path)
                     position = blank.end()
